@@ -1,0 +1,375 @@
+"""The command line. Each command is a few lines; the work is done by the modules they call."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+from repro import backend, paths, registry
+from repro.errors import NoDataError, ReproError, unknown_name
+
+Profile = Literal["smoke", "lab", "paper"]
+Backend = Literal["tensorflow", "jax"]
+Precision = Literal["float32", "tf32", "mixed_bfloat16"]
+
+
+def run_cli(arguments: list[str]) -> int:
+    """Run one command line and return its exit status; errors a user can act on are one line on stderr."""
+    try:
+        results = next((a for a in arguments if a.startswith("--results=")), None)
+        if results:  # wherever it stands; commands read the environment
+            arguments = [a for a in arguments if a != results]
+            os.environ["REPRO_RESULTS"] = results.partition("=")[2]
+        elif "--results" in arguments[:-1]:
+            at = arguments.index("--results")
+            os.environ["REPRO_RESULTS"] = arguments[at + 1]
+            arguments = arguments[:at] + arguments[at + 2 :]
+        return (
+            tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                prog="repro",
+                args=arguments,
+                description="From FCN and R-CNN to Mask R-CNN and YOLOv3 in Keras 3, under one harness. Every command "
+                "takes --results DIR (or REPRO_RESULTS) to keep results, runs and tables elsewhere.",
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            )
+            or 0
+        )
+    except ReproError as error:
+        print(f"repro: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("repro: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """(height, width) of "480x640" or "224". Raises ReproError for anything else."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) in (1, 2) and all(part.isascii() and part.isdigit() and 0 < int(part) <= 16384 for part in parts):
+        return int(parts[0]), int(parts[-1])
+    raise ReproError(f"size {text!r} is not a size", "write HEIGHTxWIDTH in pixels, like 360x480")
+
+
+def list_(
+    what: Positional[Literal["models", "datasets", "experiments", "claims", "tables"]],
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """List models, data sets, experiments, claims or tables."""
+    from repro.experiments.listing import listing, show
+
+    print(json.dumps(listing(what), indent=1) if as_json else show(what))
+
+
+def describe(
+    name: Positional[str],
+    variant: str | None = None,
+    classes: int | None = None,
+    channels: int | None = None,
+    size: str | None = None,
+    width: float = 1.0,
+    depth: float = 1.0,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Parameters, shapes, operations and deviations of an architecture.
+
+    Args:
+        name: An architecture of `repro list models`.
+        variant: "paper" or "released" where the two differ.
+        classes: Number of classes; the paper's by default.
+        channels: Channels of the image.
+        size: Image size, HxW.
+        width: Share of the channels of every layer, above 0 and up to 1.
+        depth: Share of the layers of every block, above 0 and up to 1.
+        as_json: Print JSON.
+    """
+    registry.architecture(name)
+    backend.select()
+    from repro.harness.inspection import describe as inspect
+
+    card = inspect(
+        name, variant=variant, num_classes=classes, channels=channels, input_size=parse_size(size), width=width,
+        depth=depth,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(card, indent=1))
+        return
+    for key, value in card.items():
+        if key == "deviations":
+            print("deviations from the paper:", *(f"  - {text}" for text in value), sep="\n")
+        else:
+            print(f"{key:18} {f'{value:,}' if isinstance(value, int) else value}")
+
+
+def data(
+    name: Positional[str],
+    preview: bool = False,
+    split: str | None = None,
+    count: int = 6,
+) -> None:
+    """Get a data set ready, check it, say what it is; with --preview draw some of it with its annotations.
+
+    Args:
+        name: A data set of `repro list datasets`.
+        preview: Write a contact sheet and print where it is.
+        split: The split to check or draw; the first by default.
+        count: How many images to draw.
+    """
+    from repro.data.base import open_dataset
+
+    dataset = open_dataset(name)
+    info = dataset.info
+    print(f"{info.title}: {info.source}; {info.size}; {info.licence}")
+    dataset.prepare()
+    if split is not None and split not in info.splits:
+        raise unknown_name(f"split of {name}", split, info.splits)
+    for each in info.splits:
+        official, note = dataset.official(each)
+        print(f"{each:6} {dataset.size(each):8,} images  fingerprint {dataset.fingerprint(each)}  "
+              f"{'official copy' if official else note}")  # fmt: skip
+    if preview:
+        from PIL import Image
+
+        from repro.report.overlays import contact_sheet
+
+        chosen = split or info.splits[0]
+        path = paths.runs_dir() / "preview" / f"{name}-{chosen}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(contact_sheet(dataset, chosen, count)).save(path)
+        print(f"contact sheet: {path}")
+
+
+def train(
+    name: Positional[str],
+    data: str,
+    epochs: float = 20.0,
+    batch_size: int = 8,
+    learning_rate: float = 1e-3,
+    recipe: Literal["suite", "paper"] = "suite",
+    size: str | None = None,
+    width: float = 1.0,
+    depth: float = 1.0,
+    variant: str | None = None,
+    padding: Literal["caffe", "same"] | None = None,
+    init: str = "random",
+    precision: Precision = "float32",
+    seed: int = 0,
+    backend: Backend | None = None,
+) -> int:
+    """Train one network on one data set, score it on the test split, and keep weights and result.
+
+    Args:
+        name: An architecture of `repro list models`.
+        data: A data set of `repro list datasets`.
+        epochs: Passes over the training split.
+        batch_size: Images a step.
+        learning_rate: Peak of the cosine schedule (AdamW).
+        recipe: "paper" takes epochs, batch, optimizer and schedule from the paper instead.
+        size: Size images are fitted into, HxW.
+        width: Share of the channels of every layer.
+        depth: Share of the layers of every block.
+        variant: "paper" or "released" where the two differ.
+        padding: How FCNs pad: "caffe" as released, "same" for small images.
+        init: random or imagenet.
+        precision: float32, tf32 or mixed_bfloat16.
+        seed: Of the weights, the order of the data and the augmentation.
+        backend: tensorflow or jax.
+    """
+    from repro.experiments.adhoc import training
+
+    options = {"padding": padding} if padding else {}
+    network = dict(size=parse_size(size), width=width, depth=depth, variant=variant, options=options)
+    budget = dict(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, recipe=recipe)
+    return _launch_one(training(name, data, network, budget, init, precision), seed, backend)
+
+
+def eval_(
+    name: Positional[str],
+    data: str,
+    weights: Path,
+    split: str = "test",
+    backend: Backend | None = None,
+) -> int:
+    """Score a network's weights on a split of a data set.
+
+    Args:
+        name: An architecture of `repro list models`.
+        data: A data set of `repro list datasets`.
+        weights: A weight file (.safetensors) written by `repro train` or `repro run`.
+        split: The split to score.
+        backend: tensorflow or jax.
+    """
+    from repro.experiments.adhoc import evaluation
+
+    return _launch_one(evaluation(name, data, weights, split), 0, backend)
+
+
+def predict(
+    name: Positional[str],
+    images: Positional[tuple[Path, ...]],
+    weights: Path,
+    out: Path = Path("predictions"),
+    backend: Backend | None = None,
+) -> None:
+    """Colour-code or classify pictures of your own.
+
+    Args:
+        name: An architecture of `repro list models`.
+        images: Images and folders of images.
+        weights: A weight file (.safetensors) written by `repro train` or `repro run`.
+        out: Where the pictures and predictions.json go.
+        backend: tensorflow or jax.
+    """
+    if not images:
+        raise ReproError("no image to predict", "name images or folders of images")
+    from repro.experiments.adhoc import network_from
+
+    network, card = network_from(name, weights)
+    _select(backend)
+    from repro.harness.predict import predict as write_predictions
+
+    for line in write_predictions(network, card, list(images), weights, out):
+        print(line)
+
+
+def speed(
+    name: Positional[str],
+    size: str | None = None,
+    width: float = 1.0,
+    depth: float = 1.0,
+    precision: Precision = "float32",
+    seconds: float = 60.0,
+    backend: Backend | None = None,
+) -> int:
+    """Time one network: forward pass and train step, eager, traced and compiled; the best batch; memory.
+
+    Args:
+        name: An architecture of `repro list models`.
+        size: Image size, HxW; the paper's by default.
+        width: Share of the channels of every layer.
+        depth: Share of the layers of every block.
+        precision: float32, tf32 or mixed_bfloat16.
+        seconds: Longest each group of measurements may take.
+        backend: tensorflow or jax.
+    """
+    from repro.experiments.adhoc import timing
+
+    return _launch_one(timing(name, parse_size(size), width, depth, precision, seconds), 0, backend)
+
+
+def run(
+    names: Positional[tuple[str, ...]] = (),
+    profile: Profile | None = None,
+    seeds: int | None = None,
+    init: str | None = None,
+    backend: Backend | None = None,
+    budget: str | None = None,
+    fresh: bool = False,
+    dry_run: bool = False,
+) -> int:
+    """Run experiments that are not finished here, write the tables, say where to read.
+
+    Args:
+        names: Experiments or globs; all of the profile by default.
+        profile: smoke, lab or paper; by default lab where there is an accelerator, else smoke.
+        seeds: Seeds 0..N-1 of every training; each preset's own number by default.
+        init: Start trainings from random, imagenet or another experiment instead of their preset.
+        backend: tensorflow or jax; by default the one that can use the accelerator.
+        budget: Time to spend, like 25m: the most valuable go first, none starts that would not end in time.
+        fresh: Do finished runs again.
+        dry_run: Only print what would run.
+    """
+    from repro.experiments.run import plan, run_plan
+
+    if seeds is not None and seeds < 1:
+        raise ReproError(f"{seeds} seeds are impossible", "give --seeds 1 or more")
+    tasks = plan(names, profile, seeds, init, backend)
+    return run_plan(tasks, budget, fresh, dry_run)
+
+
+def tables(check: bool = False) -> int:
+    """Write tables/ and the README's headline from results/.
+
+    Args:
+        check: Write nothing; list what differs and exit with status 1 if anything does.
+    """
+    from repro.experiments.publish import check_all, write_all
+
+    if not check:
+        for path in write_all():
+            print(f"wrote {path}")
+        return 0
+    differences = check_all()
+    for difference in differences:
+        print(difference, file=sys.stderr)
+    print(
+        f"tables/: {len(differences)} differences from results/" if differences else "tables/ are what results/ yield"
+    )
+    return 1 if differences else 0
+
+
+def doctor() -> int:
+    """Packages, backend, accelerator, XLA and data found, on one screen."""
+    from repro.data.base import LOADERS, open_dataset
+    from repro.harness import machine, preflight
+
+    here = machine.capture()
+    print(
+        f"machine     {here.cpu}, {here.cores} cores, {here.memory_gib} GiB; "
+        f"accelerator {here.accelerator} {here.driver}"
+    )
+    print("packages   ", ", ".join(f"{name} {version}" for name, version in machine.packages().items()))
+    for name in backend.BACKENDS:
+        if name not in backend.installed():
+            print(f"{name:11} not installed")
+            continue
+        found = preflight.check(name)
+        state = f"XLA works, {found['accelerators']} accelerators" if found["ok"] else f"FAILS: {found['error']}"
+        print(f"{name:11} {state}")
+    for name in LOADERS:
+        dataset = open_dataset(name)
+        try:
+            sizes = ", ".join(f"{split} {dataset.size(split):,}" for split in dataset.info.splits)
+            print(f"{name:12} {sizes}")
+        except NoDataError as error:
+            print(f"{name:12} no data: {error}")
+        except ReproError as error:
+            print(f"{name:12} damaged: {error}")
+    free = shutil.disk_usage(paths.results_dir().parent).free / 2**30
+    print(f"disk        {free:.0f} GiB free; results {paths.results_dir()}; data {paths.data_dir()}")
+    chosen, accelerated, remarks = preflight.choose(None)
+    for remark in remarks:
+        print(f"note        {remark}")
+    print(f"run uses    {chosen}, profile {'lab' if accelerated else 'smoke'}")
+    return 0
+
+
+def _select(name: str | None) -> str:
+    return backend.select(name)
+
+
+def _launch_one(experiment: Any, seed: int, backend_name: str | None) -> int:
+    from repro.experiments.run import run_adhoc
+
+    return run_adhoc(experiment, seed, backend_name)
+
+
+COMMANDS = {
+    "list": list_,
+    "describe": describe,
+    "data": data,
+    "train": train,
+    "eval": eval_,
+    "predict": predict,
+    "speed": speed,
+    "run": run,
+    "tables": tables,
+    "doctor": doctor,
+}

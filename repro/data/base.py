@@ -1,0 +1,101 @@
+"""What a data set is to the rest of the suite: a name, its splits, and decoded samples.
+
+A loader reads one official layout and yields `Sample`s at their original size. Resizing, caching and
+batching happen in `repro.data.cache` and `repro.data.loader`, so that a loader stays one short file.
+"""
+
+import importlib
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from repro.errors import ReproError, unknown_name
+
+VOID = 255  # a pixel that is never trained on and never scored
+
+
+@dataclass
+class Sample:
+    """One image with what its data set says of it.
+
+    image uint8 [H,W,C]; label int (classification); semantic uint8 [H,W], VOID = void; boxes float32 [M,4]
+    (x1,y1,x2,y2), 0-based, half-open, pixels; classes int32 [M], 0 = first foreground class; masks bool [M,H,W]
+    over the whole image (visible parts); fields a data set does not have are None."""
+
+    image_id: str
+    image: np.ndarray
+    label: int | None = None
+    semantic: np.ndarray | None = None
+    boxes: np.ndarray | None = None
+    classes: np.ndarray | None = None
+    masks: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Info:
+    """A data set's card. `semantic_classes` counts background where the data set labels it; `classes` are the
+    foreground classes of detection and classification. `palette[i]` is the RGB colour of semantic class i
+    (None: the VOC colour map). `manual` tells in one line what the user must fetch by hand ('' = automatic)."""
+
+    name: str
+    title: str
+    source: str
+    version: str
+    licence: str
+    size: str
+    splits: tuple[str, ...]
+    tasks: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+    semantic_classes: tuple[str, ...] = ()
+    palette: tuple[tuple[int, int, int], ...] | None = None
+    checksum: str | None = None
+    manual: str = ""
+
+
+class Dataset(Protocol):
+    """The interface of a loader. `options` (recorded in the config) are its keyword arguments."""
+
+    info: Info
+    options: dict[str, Any]
+
+    def prepare(self) -> None:
+        """Make the data ready (check the folder, download). Raises NoDataError or ReproError."""
+
+    def fingerprint(self, split: str) -> str:
+        """A hash of what the split's samples are: same fingerprint, same samples."""
+
+    def official(self, split: str) -> tuple[bool, str]:
+        """Whether this copy is the published one, and if not, why, in a few words."""
+
+    def size(self, split: str) -> int:
+        """Number of samples of a split."""
+
+    def sample(self, split: str, index: int) -> Sample:
+        """Decode one sample. Raises ReproError naming the file when it is damaged."""
+
+
+# name -> "module:class"; a loader is imported only when it is asked for
+LOADERS: dict[str, str] = {
+    "shapes": "repro.data.shapes:Shapes",
+    "camvid": "repro.data.camvid:CamVid",
+    "imagenette": "repro.data.tfds:Imagenette",
+    "imagenet2012": "repro.data.tfds:ImageNet2012",
+}
+
+
+def dataset_class(name: str) -> Any:
+    """The loader class of a data set (its `info` is readable without data). Raises ReproError."""
+    if name not in LOADERS:
+        raise unknown_name("data set", name, LOADERS)
+    module, _, attribute = LOADERS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def open_dataset(name: str, **options: Any) -> Any:
+    """Construct a loader without touching its data. Raises ReproError for unknown names and options."""
+    loader = dataset_class(name)
+    try:
+        return loader(**options)
+    except TypeError as error:
+        raise ReproError(f"impossible option for data set {name}: {error}", f"see `repro data {name}`") from None

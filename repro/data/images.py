@@ -1,0 +1,125 @@
+"""Pictures from disk: photographs as RGB, label maps as class numbers, and a plain word on damaged files."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from repro.errors import ReproError
+
+_EXTENSIONS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+_ALPHA_MODES = {"LA", "La", "PA", "RGBA", "RGBa"}
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read a photograph as RGB uint8 [H,W,3], turned upright by its EXIF orientation.
+
+    Grey and palette pictures become RGB; transparent pixels are laid over white. Raises ReproError naming
+    the file when it is missing, damaged or no picture, and for 16-bit, float and CMYK samples, whose
+    conversion to 8-bit RGB is not unique."""
+    return decode_image(_read_bytes(path), str(path))
+
+
+def decode_image(content: bytes, name: str, upright: bool = True) -> np.ndarray:
+    """Decode an encoded photograph to RGB uint8 [H,W,3], as `read_image` does; errors call it `name`.
+
+    `upright=False` ignores the EXIF orientation, as TensorFlow's decoders do."""
+    image = _open(content, name)
+    if upright:
+        image = _turn_upright(image)
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    elif image.mode not in ("1", "L", "P", "RGB"):
+        raise ReproError(f"{name} has pixels of mode {image.mode}", "convert it to 8-bit RGB")
+    return np.array(image.convert("RGB"))
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """Read a grey or palette picture as class numbers uint8 [H,W]; stored values are kept as they are.
+
+    Raises ReproError naming the file when it is missing, damaged or no picture, when its pixels are not
+    single 8-bit numbers, and for JPEG, whose compression changes class numbers."""
+    content = _read_bytes(path)
+    image = _open(content, str(path))
+    if image.format == "JPEG" or image.mode not in ("1", "L", "P"):
+        kind = "a JPEG" if image.format == "JPEG" else f"a picture of mode {image.mode}"
+        raise ReproError(f"{path} is {kind}, not a label map", "give a grey or palette PNG of class numbers")
+    labels = np.array(image).astype(np.uint8)
+    if image.format == "PNG" and image.mode == "L":
+        # Pillow stretches 2- and 4-bit grey to 0..255; byte 24 of a PNG is its bit depth
+        labels //= {2: 85, 4: 17}.get(content[24], 1)
+    return labels
+
+
+def probe(path: Path) -> tuple[str, tuple[int, int]]:
+    """Format ("PNG", "JPEG", ...) and (height, width) of a picture, from its header alone.
+
+    Raises ReproError naming the file when it is missing or no picture."""
+    try:
+        with Image.open(path) as image:
+            return image.format or "", (image.height, image.width)
+    except Exception as error:
+        raise _unreadable(str(path), error) from None
+
+
+def find_images(paths: list[Path]) -> list[Path]:
+    """The pictures that files and folders stand for: files as given, folders by their pictures in name order.
+
+    Each picture comes once. Raises ReproError for a missing path and for a folder without a picture."""
+    found: dict[Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = [item for item in sorted(path.iterdir()) if is_image(item)]
+            if not inside:
+                raise ReproError(f"no image in {path}", f"it takes {', '.join(sorted(_EXTENSIONS))}")
+            found.update(dict.fromkeys(inside))
+        elif path.exists():
+            found[path] = None
+        else:
+            raise ReproError(f"{path} does not exist", "give an image or a folder of images")
+    if not found:
+        raise ReproError("no image was given", "give images or folders of images")
+    return list(found)
+
+
+def is_image(path: Path) -> bool:
+    """Whether a visible file is named like a picture."""
+    return path.suffix.lower() in _EXTENSIONS and not path.name.startswith(".") and path.is_file()
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(str(path), error) from None
+
+
+def _open(content: bytes, name: str) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(content))
+        image.load()
+    # Pillow reports damage as OSError, SyntaxError, ValueError, struct.error and others, by format
+    except Exception as error:
+        raise _unreadable(name, error) from None
+    return image
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    # a broken EXIF block says nothing about the pixels, which were decoded already
+    except Exception:
+        return image
+
+
+def _unreadable(name: str, error: Exception) -> ReproError:
+    if isinstance(error, FileNotFoundError):
+        return ReproError(f"{name} does not exist", "check the path, or fetch it again")
+    if isinstance(error, UnidentifiedImageError):
+        return ReproError(f"{name} is not an image", "fetch it again, or take it out of the folder")
+    if isinstance(error, OSError) and error.strerror:
+        return ReproError(f"cannot read {name}: {error.strerror}", "check the path and its permissions")
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ReproError(f"{name} is damaged ({reason})", "fetch it again")

@@ -1,0 +1,274 @@
+"""Classification data sets that TensorFlow Datasets fetches and keeps: Imagenette and ImageNet 2012.
+
+Records are read still encoded and decoded here, so that one decoder serves both of TFDS's file formats.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import importlib.util
+import shutil
+import urllib.request
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from repro import paths
+from repro.data.base import Info, Sample
+from repro.data.images import decode_image
+from repro.errors import NoDataError, ReproError, unknown_name
+
+_SPLITS = {"train": "train", "val": "validation"}
+
+
+class TfdsClassification:
+    """A labelled-image builder of TFDS. A subclass names the builder and what its published version holds.
+
+    `builder` is `name/config`, `counts` the published sizes of the splits, `disk_bytes` what download and
+    records take together (TFDS knows it only where it reaches its server), `url` the archive TFDS downloads,
+    `archives` those the user fetches."""
+
+    info: ClassVar[Info]
+    builder: ClassVar[str]
+    counts: ClassVar[dict[str, int]]
+    disk_bytes: ClassVar[int]
+    url: ClassVar[str] = ""
+    archives: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {}
+        self._root = paths.data_dir() / "tensorflow_datasets"
+        self._opened: Any = None
+        self._records: dict[str, Sequence[dict[str, Any]]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # open readers stay behind when the loader goes to a worker process
+        return self.__dict__ | {"_opened": None, "_records": {}}
+
+    def prepare(self) -> None:
+        """Download and convert unless done; a finished archive is never fetched twice.
+
+        Raises NoDataError when the data cannot be had (network, disk, archives to fetch by hand) and
+        ReproError when TensorFlow is missing."""
+        builder = self._builder()
+        if builder.is_prepared():
+            return
+        manual = self._root / "downloads" / "manual"
+        missing = [name for name in self.archives if not (manual / name).exists()]
+        if missing:
+            raise NoDataError(f"{' and '.join(missing)} not found in {manual}", self.info.manual)
+        self._check_disk(builder)
+        self._check_network()
+        # ArrayRecord gives random access; TFDS has it on Linux only
+        file_format = "array_record" if importlib.util.find_spec("array_record") else "tfrecord"
+        try:
+            builder.download_and_prepare(download_dir=self._root / "downloads", file_format=file_format)
+        # whatever stops TFDS (network, checksum, disk, its own packages) means the same here: no data
+        except Exception as error:
+            raise self._no_data("cannot be fetched", error) from None
+
+    def fingerprint(self, split: str) -> str:
+        """16 hex digits over builder, version, split, class names, and the numbers of examples and bytes."""
+        info = self._builder().info
+        stored = info.splits.get(_SPLITS[self._known(split)])
+        facts = [self.builder, str(info.version), split, self.size(split), getattr(stored, "num_bytes", None)]
+        facts += [self.info.checksum, *info.features["label"].names]
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+    def official(self, split: str) -> tuple[bool, str]:
+        """Whether the records have the published version and number of examples."""
+        version = str(self._builder().version)
+        if version != self.info.version:
+            return False, f"version {version} instead of {self.info.version}"
+        if self.size(split) != self.counts[split]:
+            return False, f"{self.size(split)} of {self.counts[split]} images"
+        return True, ""
+
+    def size(self, split: str) -> int:
+        """Number of images of a split."""
+        return len(self._open(split))
+
+    def sample(self, split: str, index: int) -> Sample:
+        """Image uint8 [H,W,3] and label 0..K-1. On TFRecord files, reading in order is fast, jumps are slow.
+
+        Raises ReproError naming builder, split and index when the record is damaged or makes no sense."""
+        records = self._open(split)
+        if not 0 <= index < len(records):
+            raise IndexError(f"{self.builder} {split} has {len(records)} images, not one at {index}")
+        name = f"{self.builder} {split} {index}"
+        cure = f"delete {self._builder().data_dir} and fetch it again"
+        try:
+            record = records[index]
+        # readers of records fail with the exceptions of three libraries
+        except Exception as error:
+            raise ReproError(f"{name} cannot be read ({_one_line(error)})", cure) from None
+        image, label = record["image"], record["label"]
+        # a truncated ArrayRecord file yields records of None
+        if not isinstance(image, bytes) or label is None:
+            kinds = f"{type(image).__name__} and {type(label).__name__}"
+            raise ReproError(f"{name} holds {kinds} instead of an encoded image and a label", cure)
+        classes = self._builder().info.features["label"].num_classes
+        if not 0 <= label < classes:
+            raise ReproError(f"{name} has label {label}, not one of 0..{classes - 1}", cure)
+        file_name = np.asarray(record.get("file_name", f"{split}-{index:07d}")).item()
+        image_id = file_name.decode() if isinstance(file_name, bytes) else file_name
+        return Sample(image_id, decode_image(image, name, upright=False), label=int(label))
+
+    def _known(self, split: str) -> str:
+        if split not in _SPLITS:
+            raise unknown_name(f"split of {self.info.name}", split, _SPLITS)
+        return split
+
+    def _builder(self) -> Any:
+        if self._opened is None:
+            tfds = _import_tfds()
+            try:
+                self._opened = tfds.builder(self.builder, data_dir=self._root)
+            except Exception as error:
+                raise self._no_data("cannot be opened", error) from None
+        return self._opened
+
+    def _open(self, split: str) -> Sequence[dict[str, Any]]:
+        if self._known(split) not in self._records:
+            builder, tfds = self._builder(), _import_tfds()
+            stored, encoded = _SPLITS[split], {"image": tfds.decode.SkipDecoding()}
+            try:
+                if builder.info.file_format == tfds.core.FileFormat.TFRECORD and builder.is_prepared():
+                    self._records[split] = _Forward(tfds, builder, stored, encoded)
+                else:
+                    self._records[split] = builder.as_data_source(stored, decoders=encoded)
+            except Exception as error:
+                if not builder.is_prepared():
+                    cure = f"`repro data {self.info.name}` fetches it"
+                    raise NoDataError(f"{self.builder} is not in {self._root}", cure) from None
+                cure = f"delete {builder.data_dir} and fetch it again"
+                raise ReproError(f"{self.builder} {split} cannot be opened ({_one_line(error)})", cure) from None
+        return self._records[split]
+
+    def _check_disk(self, builder: Any) -> None:
+        stated = int(builder.info.download_size or 0) + int(builder.info.dataset_size or 0)
+        needed = max(stated, self.disk_bytes)
+        place = self._root
+        while not place.exists():
+            place = place.parent
+        free = shutil.disk_usage(place).free
+        if free < needed:
+            problem = f"{self.builder} needs {needed / 2**30:.1f} GiB, {place} has {free / 2**30:.1f} GiB free"
+            raise NoDataError(problem, "make room, or set REPRO_DATA to a folder on a larger disk")
+
+    def _check_network(self) -> None:
+        archive = self.url.rpartition("/")[2]
+        if not archive or any((self._root / "downloads").rglob(f"*{archive.removesuffix('.tgz')}*.tgz")):
+            return
+        # TFDS itself would try for minutes before it gives up
+        try:
+            urllib.request.urlopen(urllib.request.Request(self.url, method="HEAD"), timeout=20).close()
+        except (OSError, http.client.HTTPException) as error:
+            raise self._no_data(f"cannot be fetched from {self.url}", error) from None
+
+    def _no_data(self, what: str, error: Exception) -> NoDataError:
+        if isinstance(error, ModuleNotFoundError):
+            cure = f"pip install {error.name}"
+        else:
+            cure = f"check the network and {self._root}, then `repro data {self.info.name}` again"
+        return NoDataError(f"{self.builder} {what} ({_one_line(error)})", cure)
+
+
+class _Forward:
+    """A TFRecord split by index: one pipeline that runs forward and is reopened on a jump."""
+
+    def __init__(self, tfds: Any, builder: Any, split: str, decoders: dict[str, Any]) -> None:
+        self._builder, self._split, self._decoders = builder, split, decoders
+        # one file after the other: interleaved files would make the order depend on where a slice begins
+        self._read_config = tfds.ReadConfig(interleave_cycle_length=1, shuffle_seed=None, try_autocache=False)
+        self._length = builder.info.splits[split].num_examples
+        self._next = 0
+        self._records: Iterator[dict[str, Any]] | None = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < self._length:
+            raise IndexError(index)
+        if self._records is None or index != self._next:
+            data = self._builder.as_dataset(
+                split=f"{self._split}[{index}:]",
+                shuffle_files=False,
+                decoders=self._decoders,
+                read_config=self._read_config,
+            )
+            self._records = data.as_numpy_iterator()
+        self._next = index + 1
+        return next(self._records)
+
+
+def _import_tfds() -> Any:
+    try:
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ReproError(
+            f"TensorFlow Datasets cannot be used ({_one_line(error)})",
+            "pip install tensorflow tensorflow-datasets",
+        ) from None
+    import keras
+
+    if keras.config.backend() != "tensorflow":
+        # too late when TensorFlow runs already; then it holds the GPU whatever we say
+        with contextlib.suppress(RuntimeError):
+            tf.config.set_visible_devices([], "GPU")
+    return tfds
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+class Imagenette(TfdsClassification):
+    """Ten easy classes of ImageNet, shorter side 320 pixels, with the 70/30 split of version 2."""
+
+    builder = "imagenette/320px-v2"
+    counts: ClassVar[dict[str, int]] = {"train": 9469, "val": 3925}
+    disk_bytes = 1_100_000_000
+    url = "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz"
+    info = Info(
+        name="imagenette",
+        title="Imagenette v2, 320 px",
+        source="https://github.com/fastai/imagenette through TensorFlow Datasets",
+        version="1.0.0",
+        licence="Apache-2.0; the images under ImageNet's terms",
+        size="9469 + 3925 images, 0.34 GB to download",
+        splits=tuple(_SPLITS),
+        tasks=("classification",),
+        classes=(
+            "tench", "English springer", "cassette player", "chain saw", "church",
+            "French horn", "garbage truck", "gas pump", "golf ball", "parachute",
+        ),
+        checksum="569b4497c98db6dd29f335d1f109cf315fe127053cedf69010d047f0188e158c",
+    )  # fmt: skip
+
+
+class ImageNet2012(TfdsClassification):
+    """ImageNet ILSVRC 2012; `val` is the official validation set, whose labels are public."""
+
+    builder = "imagenet2012"
+    counts: ClassVar[dict[str, int]] = {"train": 1281167, "val": 50000}
+    disk_bytes = 168_000_000_000
+    archives = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
+    info = Info(
+        name="imagenet2012",
+        title="ImageNet ILSVRC 2012",
+        source="https://image-net.org/download-images through TensorFlow Datasets",
+        version="5.1.0",
+        licence="ImageNet terms of access: non-commercial research and education",
+        size="1281167 + 50000 images, 156 GiB",
+        splits=tuple(_SPLITS),
+        tasks=("classification",),
+        # TFDS knows the synset ids only once the archives are unpacked
+        classes=tuple(f"class {index}" for index in range(1000)),
+        manual="register at image-net.org/download-images and put ILSVRC2012_img_train.tar and "
+        "ILSVRC2012_img_val.tar into tensorflow_datasets/downloads/manual of the data folder",
+    )

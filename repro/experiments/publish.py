@@ -1,0 +1,72 @@
+"""`repro tables`: everything that is generated from results/, in one place."""
+
+from pathlib import Path
+
+from repro import paths
+from repro.experiments.base import all_experiments
+from repro.harness.config import Inspect, Majority, Peer, Speed, network_of
+from repro.harness.record import Result, read_results
+from repro.harness.run import current_code_hash
+from repro.registry import architecture
+from repro.report import gallery, readme, tables
+
+_KINDS = {Speed: "speed", Peer: "peer", Inspect: "inspect"}
+
+
+def expected() -> list[dict[str, str]]:
+    """A row for each preset outside smoke: what its cell says while there is no result."""
+    rows = []
+    for experiment in all_experiments().values():
+        config = next(iter(experiment.configs.values()))
+        network, data = network_of(config), getattr(config, "data", None)
+        task = getattr(config, "task", None) or (architecture(network.name).task if network else "")
+        rows.append(
+            {
+                "experiment": experiment.name,
+                "model": network.name if network else "majority" if isinstance(config, Majority) else "vgg16",
+                "task": _KINDS.get(type(config), task),
+                "dataset": data.name if data else "",
+                "status": "not run",
+            }
+        )
+    return rows
+
+
+def _readme() -> Path | None:
+    """The README whose headline belongs to these tables: the clone's, unless results live elsewhere."""
+    path = paths.tables_dir().parent / "README.md"
+    return path if path.exists() else None
+
+
+def _current(results: list[Result]):
+    known: dict[str, str | None] = {}
+
+    def lookup(result: Result) -> str | None:
+        key = f"{result.config_hash} {result.kind}"
+        if key not in known:
+            known[key] = current_code_hash(result)
+        return known[key]
+
+    return lookup
+
+
+def write_all() -> list[Path]:
+    """Write tables, figures, galleries and the README's headline; returns the files that changed."""
+    results = read_results(paths.results_dir())
+    current = _current(results)
+    written = tables.write_tables(results, paths.tables_dir(), expected=expected(), current_code_hash=current)
+    written += gallery.write(results, paths.results_dir(), paths.tables_dir())
+    if _readme() and readme.update_readme(_readme(), readme.headline(results, current_code_hash=current)):
+        written.append(_readme())
+    return written
+
+
+def check_all() -> list[str]:
+    """What differs between the generated files and what results/ yields, one line each."""
+    results = read_results(paths.results_dir())
+    current = _current(results)
+    found = tables.check_tables(results, paths.tables_dir(), expected=expected(), current_code_hash=current)
+    found += gallery.check(results, paths.results_dir(), paths.tables_dir())
+    if _readme():
+        found += readme.check_readme(_readme(), readme.headline(results, current_code_hash=current))
+    return found

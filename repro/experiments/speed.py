@@ -1,0 +1,54 @@
+"""Architectures, speed and peers.
+
+architectures  seconds: every network built without memory, counted
+speed-*        smoke: narrow, 64x64; lab: full width at the paper's size (5 to 10 minutes each on 2 cores)
+peer-vgg16     VGG-16's convolutions beside keras.applications, keras-cv and torchvision
+"""
+
+from repro.experiments.base import Experiment
+from repro.harness.config import Inspect, Network, Peer, Speed
+from repro.registry import ARCHITECTURES
+
+_ARCHITECTURES = Experiment(
+    name="architectures",
+    about="parameters, shapes and operations of every architecture",
+    configs={"smoke": Inspect(), "lab": Inspect(), "paper": Inspect()},
+    value=100,
+    seconds={"smoke": 2, "lab": 2, "paper": 2},
+    seeds=sum(len(entry.variants) for entry in ARCHITECTURES.values()),  # one result each
+)
+
+
+def _speed(name: str, task: str) -> Experiment:
+    configs = {"lab": Speed(network=Network(name=name), batches=(1, 2, 4, 8, 16, 32))}
+    if name in _SMOKE:
+        options = {"padding": "same"} if task == "segmentation" else {}
+        narrow = Network(name=name, width=1 / 8, depth=0.5, input_size=(64, 64), options=options)
+        configs["smoke"] = Speed(network=narrow, batches=(1, 8, 32), train_batch=8, repetitions=20, warmup=5, seconds=4)
+    return Experiment(
+        name=f"speed-{name}",
+        about=f"latency, throughput, train step and compilation of {name}: eager, traced, XLA",
+        configs=configs,
+        value=40,
+        seconds={"smoke": 15, "lab": 120},
+    )
+
+
+# one classifier and one segmenter are enough to see that timing works
+_SMOKE = ("vgg16", "fcn8s")
+_PEERS = ("keras_applications", "keras_cv", "torchvision")
+
+PRESETS = (
+    _ARCHITECTURES,
+    *(_speed(entry.name, entry.task) for entry in ARCHITECTURES.values()),
+    Experiment(
+        name="peer-vgg16",
+        about="VGG-16's convolutions: ours beside other libraries, same weights, same run",
+        configs={
+            "smoke": Peer(input_size=(64, 64), peers=_PEERS[:2], repetitions=20, warmup=5, seconds=5),
+            "lab": Peer(input_size=(224, 224), peers=_PEERS),
+        },
+        value=35,
+        seconds={"smoke": 15, "lab": 60},
+    ),
+)

@@ -1,0 +1,1 @@
+"""Training, evaluation, timing, and the record of what ran."""

@@ -1,0 +1,113 @@
+"""The settings of a run. What is written here goes into the config hash and into the result file."""
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
+    """Base of every kind of settings; the tag says which kind."""
+
+
+class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An architecture as it is built; None means its default."""
+
+    name: str
+    variant: str | None = None
+    width: float = 1.0
+    depth: float = 1.0
+    input_size: tuple[int, int] | None = None
+    num_classes: int | None = None
+    channels: int | None = None
+    options: dict[str, Any] = {}
+
+
+class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A data set, the options of its loader and the splits used. `train_limit` uses the first n images."""
+
+    name: str
+    options: dict[str, Any] = {}
+    train: str = "train"
+    val: str = "val"
+    test: str = "test"
+    train_limit: int | None = None
+
+
+class Train(Config, tag="train"):
+    """Train a network, then score its last weights once on the test split.
+
+    recipe: "paper" when the numbers are the paper's own, "suite" when they are ours. drops: fractions of the run
+    after which schedule "step" divides the rate by 10. init: random, imagenet, tiny or an experiment's name.
+    val_every: epochs between scores on the validation split (for the curves; nothing is selected by them)."""
+
+    network: Network
+    data: Data
+    recipe: str
+    epochs: float
+    batch_size: int
+    optimizer: Literal["sgd", "adamw"]
+    learning_rate: float
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "step", "cosine"] = "constant"
+    drops: tuple[float, ...] = ()
+    warmup: float = 0.0
+    clip_norm: float | None = None
+    loss_options: dict[str, Any] = {}
+    augment: dict[str, Any] = {}
+    init: str = "random"
+    precision: str = "float32"
+    val_every: int = 5
+
+
+class Evaluate(Config, tag="evaluate"):
+    """Score the weights of a file on the test split. The path does not matter, what the file holds does."""
+
+    network: Network
+    data: Data
+    weights: str
+    weights_sha256: str
+    precision: str = "float32"
+
+
+class Majority(Config, tag="majority"):
+    """Answer every question with the training split's most frequent class."""
+
+    task: str
+    data: Data
+
+
+class Speed(Config, tag="speed"):
+    """Time a network with random weights: forward pass and train step, by mode, and the best batch."""
+
+    network: Network
+    precision: str = "float32"
+    modes: tuple[str, ...] = ("eager", "graph", "xla")
+    batches: tuple[int, ...] = (1, 2, 4)
+    train_batch: int = 1
+    warmup: int = 10
+    repetitions: int = 50
+    seconds: float = 60.0
+
+
+class Peer(Config, tag="peer"):
+    """Time VGG-16's convolutional part beside other libraries' and compare the outputs for equal weights."""
+
+    input_size: tuple[int, int]
+    peers: tuple[str, ...]
+    precision: str = "float32"
+    warmup: int = 10
+    repetitions: int = 50
+    seconds: float = 60.0
+
+
+class Inspect(Config, tag="inspect"):
+    """Describe every architecture of the registry."""
+
+
+AnyConfig = Train | Evaluate | Majority | Speed | Peer | Inspect
+
+
+def network_of(config: AnyConfig) -> Network | None:
+    """The network a configuration is about, if any."""
+    return getattr(config, "network", None)

@@ -1,0 +1,191 @@
+"""Run jobs, one process each: progress, an estimate of what is left, budget, resume, failures that stop nothing."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+from tqdm import tqdm
+
+from repro import paths
+from repro.errors import ReproError
+from repro.files import atomic_write
+from repro.harness.record import Result
+from repro.harness.run import Job, checkpoint_path, find, results_of, weights_path
+from repro.harness.worker import FAILED, NO_DATA, Message, record_failure
+
+
+@dataclass
+class Task:
+    """A job with what it is worth and what one of its seeds costs in seconds."""
+
+    job: Job
+    value: int
+    seconds: float
+    state: str = "waiting"
+    note: str = ""
+    todo: list[int] = field(default_factory=list)
+
+    @property
+    def cost(self) -> float:
+        """Seconds its unfinished seeds should take."""
+        return self.seconds * max(1, len(self.todo))
+
+
+def parse_budget(text: str | None) -> float:
+    """Seconds of "90s", "25m" or "2h"; infinite for None. Raises ReproError for anything else."""
+    if text is None:
+        return float("inf")
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
+    try:
+        amount = float(text[:-1])
+    except ValueError:
+        amount = 0
+    if unit is None or not amount > 0:
+        raise ReproError(f"budget {text!r} is not a time", "write 90s, 25m or 2h")
+    return amount * unit
+
+
+def survey(tasks: list[Task], fresh: bool) -> None:
+    """Find what is finished. A parent whose weights are gone is unfinished again if a child still needs them."""
+    seen: dict[str, list[Result]] = {task.job.experiment: results_of(task.job.experiment) for task in tasks}
+    for task in tasks:
+        results = seen[task.job.experiment]
+        task.todo = [seed for seed in task.job.seeds if fresh or find(task.job, seed, results) is None]
+        known = [result.wall_s for result in results if result.config_hash == task.job.config_hash]
+        if known and all(result.status == "ok" for result in results):
+            task.seconds = sum(known) / len(known)
+        task.state = "waiting" if task.todo else "finished"
+    named = {task.job.experiment: task for task in tasks}
+    for task in reversed(in_order(tasks, by_value=False)):
+        parent = task.job.parent and named.get(task.job.parent.experiment)
+        if parent:
+            lost = [s for s in task.todo if s not in parent.todo and not _has_weights(parent.job, s, seen)]
+            parent.todo = sorted({*parent.todo, *lost})
+            parent.state = "waiting" if parent.todo else "finished"
+
+
+def _has_weights(job: Job, seed: int, seen: dict[str, list[Result]]) -> bool:
+    result = find(job, seed, seen[job.experiment])
+    return result is not None and weights_path(result.run_id, result.experiment).exists()
+
+
+def in_order(tasks: list[Task], by_value: bool) -> list[Task]:
+    """Parents before children; within that the given order, or the most valuable first."""
+    ordered: list[Task] = []
+    named = {task.job.experiment: task for task in tasks}
+
+    def add(task: Task) -> None:
+        if task not in ordered:
+            if task.job.parent and task.job.parent.experiment in named:
+                add(named[task.job.parent.experiment])
+            ordered.append(task)
+
+    for task in sorted(tasks, key=lambda task: -task.value) if by_value else tasks:
+        add(task)
+    return ordered
+
+
+def run(tasks: list[Task], budget: float, fresh: bool) -> list[Task]:
+    """Run every unfinished task and return them all with their states: finished, ok, failed, no data, left.
+
+    Raises ReproError when another run works on the same folder."""
+    with _lock(paths.runs_dir() / "lock"):
+        survey(tasks, fresh)
+        if fresh:
+            for task in tasks:
+                for seed in task.todo:
+                    checkpoint_path(task.job, seed).unlink(missing_ok=True)
+        waiting = [task for task in in_order(tasks, budget < float("inf")) if task.state == "waiting"]
+        if not waiting:
+            return tasks
+        form = "{l_bar}{bar}| {elapsed} < {remaining} left {postfix}"
+        total = sum(task.cost for task in waiting)
+        with tqdm(total=total, bar_format=form, unit="s", disable=None, mininterval=0.5) as bar:
+            for number, task in enumerate(waiting, 1):
+                left = budget - bar.format_dict["elapsed"]
+                if task.cost > left:
+                    task.state, task.note = "left", f"needs about {_minutes(task.cost)}"
+                else:
+                    _say(bar, f"[{number}/{len(waiting)}] {task.job.experiment} (about {_minutes(task.cost)})")
+                    _run_one(task, bar)
+                    if task.state != "ok":
+                        _say(bar, f"    {task.state}: {task.note}")
+    return tasks
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _say(bar: tqdm, text: str) -> None:
+    if bar.disable:
+        print(text, flush=True)
+    else:
+        bar.write(text)
+
+
+def _run_one(task: Task, bar: tqdm) -> None:
+    job = msgspec.structs.replace(task.job, seeds=task.todo)
+    log = paths.runs_dir() / job.experiment / "log.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    done = 0.0
+    with tempfile.TemporaryDirectory() as folder, open(log, "a", encoding="utf-8") as errors:
+        order = Path(folder) / "job.json"
+        atomic_write(order, msgspec.json.encode(job))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "repro.harness.worker", str(order)],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=_environment(job),
+        )
+        message = Message()
+        try:
+            for message in _messages(process):
+                if message.fraction is not None:
+                    bar.update((message.fraction - done) * task.cost)
+                    done = message.fraction
+                    bar.set_postfix_str(f"{job.experiment} {message.note}")
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    bar.update((1 - done) * task.cost)
+    task.state = {0: "ok", NO_DATA: "no data", FAILED: "failed"}.get(code, "failed")
+    task.note = message.error or ""
+    if code and not task.note:
+        how = f"by {signal.Signals(-code).name} (out of memory?)" if code < 0 else f"with status {code}"
+        task.note = f"the process ended {how}; see {log.name} of runs/{job.experiment}"
+        record_failure(job, task.note)
+
+
+def _messages(process: subprocess.Popen) -> Iterator[Message]:
+    for line in process.stdout:
+        try:
+            yield msgspec.json.decode(line, type=Message)
+        except msgspec.DecodeError:  # a library that prints
+            continue
+
+
+def _environment(job: Job) -> dict[str, str]:
+    return {**os.environ, "KERAS_BACKEND": job.backend, "PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ReproError(f"another run works in {path.parent}", "wait for it, or use --results DIR") from None
+        yield

@@ -1,0 +1,73 @@
+"""`repro predict`: a user's own pictures through a trained network."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from repro import registry
+from repro.data.base import Sample, dataset_class
+from repro.data.cache import centre_crop, letterbox
+from repro.data.images import find_images, read_image
+from repro.errors import ReproError
+from repro.files import atomic_write
+from repro.harness import checkpoint
+from repro.harness.config import Network
+from repro.harness.evaluate import label_map, outputs_of
+from repro.harness.learner import build_network
+from repro.harness.protocol import class_names_of
+from repro.report.overlays import legend, overlay_mask
+from repro.report.palette import colourise, voc_colormap
+
+
+def predict(network: Network, card: dict, images: list[Path], weights: Path, out: Path) -> list[str]:
+    """Write pictures and `predictions.json` to a folder; returns a line to print for each image.
+
+    Segmentation: `<stem>.mask.png` (labels, indexed colours), `<stem>.overlay.png` with a legend, and the share of
+    pixels of each class. Classification: the five highest classes with their softmax scores."""
+    info = dataset_class(card["dataset"]).info
+    task = registry.architecture(network.name).task
+    names = class_names_of(dataset_class(card["dataset"]), task)
+    if network.channels not in (None, 3):
+        raise ReproError(f"{weights} takes {network.channels} channels", "repro predict reads RGB images")
+    model = build_network(network, network.num_classes)
+    checkpoint.load_weights(model, checkpoint.load_arrays(weights)[0], str(weights))
+    files = find_images(images)
+    out.mkdir(parents=True, exist_ok=True)
+    pixels = [read_image(path) for path in files]
+    fit = letterbox if task == "segmentation" else centre_crop
+    records = [
+        fit(Sample(path.name, image, label=0), network.input_size) for path, image in zip(files, pixels, strict=True)
+    ]
+    answers, lines = {}, []
+    for path, image, (scores, record) in zip(files, pixels, outputs_of(model, records), strict=True):
+        if task == "segmentation":
+            labels = label_map(scores, record["valid_size"], image.shape[:2])
+            answers[path.name] = _write_masks(out / path.stem, image, labels, names, info.palette)
+        else:
+            answers[path.name] = _top(scores, names)
+        best = ", ".join(f"{name} {share:.0%}" for name, share in list(answers[path.name].items())[:5])
+        lines.append(f"{path.name}: {best}")
+    atomic_write(out / "predictions.json", json.dumps(answers, indent=1).encode())
+    return [*lines, f"written to {out}"]
+
+
+def _top(scores: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
+    shares = np.exp(scores - scores.max())
+    shares /= shares.sum()
+    return {names[index]: round(float(shares[index]), 4) for index in np.argsort(-shares, kind="stable")[:5]}
+
+
+def _write_masks(
+    stem: Path, image: np.ndarray, labels: np.ndarray, names: tuple[str, ...], palette
+) -> dict[str, float]:
+    palette = palette or [tuple(map(int, colour)) for colour in voc_colormap(len(names))]
+    mask = Image.fromarray(labels)
+    mask.putpalette([value for colour in palette for value in colour])
+    mask.save(stem.with_name(f"{stem.name}.mask.png"))
+    both = np.concatenate([overlay_mask(image, labels, palette), colourise(labels, palette)], axis=1)
+    key = legend(names, palette, both.shape[1])
+    Image.fromarray(np.concatenate([both, key])).save(stem.with_name(f"{stem.name}.overlay.png"))
+    shares = np.bincount(labels.ravel(), minlength=len(names)) / labels.size
+    return {names[k]: round(float(shares[k]), 4) for k in np.argsort(-shares, kind="stable") if shares[k]}

@@ -1,0 +1,97 @@
+"""Losses over dense labels, shared by classifiers and segmenters. `keras.ops` only, static shapes."""
+
+from typing import Any
+
+from keras import ops
+
+from repro.errors import ReproError
+
+
+def softmax_cross_entropy(
+    logits: Any,
+    labels: Any,
+    void: int | None = 255,
+    class_weights: Any = None,
+    pixel_weight: Any = None,
+    reduction: str = "mean",
+) -> Any:
+    """Multinomial logistic loss, sum over pixels of w * -log softmax(logits)[label]; a float32 scalar.
+
+    logits [B,K] or [B,H,W,K] of any float type, computed in float32; labels int [B] or [B,H,W], 0..K-1 or
+    `void`. Void pixels add nothing to loss or gradient. w is `class_weights` [K] at the label (SegNet,
+    Sec 3.2) times `pixel_weight`, shaped as the labels (U-Net, Eq. 1), or 1.
+
+    reduction "mean" (VGG, Sec 3.1) divides by the number of pixels that are not void, not by their weight;
+    with none the loss is 0. "sum" divides by nothing (FCN, Sec 4; `normalize: false` in its released nets,
+    hence their learning rate of 1e-10). A label that is neither class nor void makes the loss NaN, since a
+    compiled program cannot raise.
+
+    Raises ReproError when `void` is one of the classes (ImageNet has a class 255: give void=None), ValueError
+    for shapes that do not fit and for an unknown reduction."""
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction is {reduction!r}, not 'mean' or 'sum'")
+    target, scored, invalid = _targets(logits, labels, void)
+    log_probability = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+    # A comparison, not a gather: XLA fuses it away, and its gradient needs no scatter
+    loss = -ops.sum(ops.where(target, log_probability, 0.0), axis=-1)
+    if class_weights is not None:
+        weights = ops.convert_to_tensor(class_weights, dtype="float32")
+        _same_shape("class_weights", weights.shape, logits.shape[-1:])
+        loss = loss * ops.sum(ops.where(target, weights, 0.0), axis=-1)
+    if pixel_weight is not None:
+        _same_shape("pixel_weight", pixel_weight.shape, labels.shape)
+        loss = loss * ops.cast(pixel_weight, "float32")
+    total = ops.sum(loss)
+    if reduction == "mean":
+        total = total / ops.maximum(ops.sum(ops.cast(scored, "float32")), 1.0)
+    return ops.where(invalid, float("nan"), total)
+
+
+def dice_loss(logits: Any, labels: Any, void: int | None = 255, smooth: float = 1.0) -> Any:
+    """Soft Dice loss 1 - mean_k (2 sum p_k t_k + s) / (sum p_k + sum t_k + s) over K classes; float32 scalar.
+
+    p = softmax(logits), t = 1 at the label, sums over all pixels of the batch that are not void. logits
+    [B,H,W,K] of any float type, computed in float32; labels int [B,H,W], 0..K-1 or `void`. In [0, 1], and 0
+    for a perfect prediction. `smooth` (s, in pixels, above 0) keeps loss and gradient finite where a class
+    has no pixels; such a class then scores s / (sum p_k + s).
+
+    Source: Milletari et al., V-Net (3DV 2016), Sec 3, for two classes and with squares in the denominator
+    (sum p^2 + sum t^2). With the plain sums used here and p of 0 or 1 it is, at s = 0, one minus the Dice
+    coefficient 2|A&B| / (|A|+|B|). None of the suite's papers trains with this loss. A label that is neither
+    class nor void makes it NaN.
+
+    Raises ReproError when `void` is one of the classes, ValueError for shapes that do not fit and for
+    `smooth` of 0 or below."""
+    if smooth <= 0:
+        raise ValueError(f"smooth is {smooth}, not above 0")
+    target, scored, invalid = _targets(logits, labels, void)
+    probability = ops.softmax(ops.cast(logits, "float32"), axis=-1)
+    probability = ops.where(scored[..., None], probability, 0.0)
+    pixels = tuple(range(len(logits.shape) - 1))
+    intersection = ops.sum(ops.where(target, probability, 0.0), axis=pixels)
+    areas = ops.sum(probability, axis=pixels) + ops.sum(ops.cast(target, "float32"), axis=pixels)
+    dice = (2.0 * intersection + smooth) / (areas + smooth)
+    return ops.where(invalid, float("nan"), 1.0 - ops.mean(dice))
+
+
+def _targets(logits: Any, labels: Any, void: int | None) -> tuple[Any, Any, Any]:
+    """Bool [...,K] true at the label (nowhere at void), bool [...] not void, bool [] any label impossible."""
+    num_classes = logits.shape[-1]
+    _same_shape("labels", labels.shape, logits.shape[:-1])
+    if void is not None and 0 <= void < num_classes:
+        raise ReproError(
+            f"void label {void} is also one of the {num_classes} classes",
+            "give void=None where there is no void",
+        )
+    labels = ops.cast(labels, "int32")
+    target = ops.equal(labels[..., None], ops.arange(num_classes, dtype="int32"))
+    scored = ops.ones_like(labels, dtype="bool") if void is None else ops.not_equal(labels, void)
+    possible = ops.logical_and(ops.greater_equal(labels, 0), ops.less(labels, num_classes))
+    return target, scored, ops.any(ops.logical_and(scored, ops.logical_not(possible)))
+
+
+def _same_shape(name: str, shape: Any, expected: Any) -> None:
+    """Broadcasting would turn a shape that is slightly wrong into a loss that is silently wrong."""
+    shape, expected = tuple(shape), tuple(expected)
+    if len(shape) != len(expected) or any(None not in (a, b) and a != b for a, b in zip(shape, expected, strict=True)):
+        raise ValueError(f"{name} have shape {shape}, not {expected}")

@@ -1,0 +1,86 @@
+"""The architectures of the suite: an explicit table of name, paper, task and build function."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from repro.errors import ReproError, unknown_name
+
+Task = Literal["classification", "segmentation"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One architecture. `input_size` is (height, width); `num_classes` and `variants[0]` are its defaults."""
+
+    name: str
+    paper: str
+    task: Task
+    module: str
+    function: str
+    input_size: tuple[int, int]
+    num_classes: int
+    channels: int = 3
+    variants: tuple[str, ...] = ("paper",)
+
+
+_TABLE = (
+    Architecture("vgg16", "vgg16", "classification", "repro.models.vgg", "vgg16", (224, 224), 1000),
+    Architecture("fcn32s", "fcn", "segmentation", "repro.models.fcn", "fcn32s", (500, 500), 21,
+                 variants=("paper", "released")),
+    Architecture("fcn16s", "fcn", "segmentation", "repro.models.fcn", "fcn16s", (500, 500), 21,
+                 variants=("paper", "released")),
+    Architecture("fcn8s", "fcn", "segmentation", "repro.models.fcn", "fcn8s", (500, 500), 21,
+                 variants=("paper", "released")),
+)  # fmt: skip
+ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in _TABLE}
+
+
+def architecture(name: str) -> Architecture:
+    """Look an architecture up. Raises ReproError with the nearest names when there is none."""
+    if name not in ARCHITECTURES:
+        raise unknown_name("model", name, ARCHITECTURES)
+    return ARCHITECTURES[name]
+
+
+def module_of(name: str) -> Any:
+    """The paper file that holds an architecture (imports Keras)."""
+    return importlib.import_module(architecture(name).module)
+
+
+def build(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    input_size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    variant: str | None = None,
+    width: float = 1.0,
+    depth: float = 1.0,
+    **options: Any,
+) -> Any:
+    """Build a network as a `keras.Model` that maps float32 images [B,H,W,C] in 0..255 to raw scores.
+
+    None means the architecture's default. Raises ReproError for an impossible setting."""
+    entry = architecture(name)
+    if variant is not None and variant not in entry.variants:
+        raise unknown_name(f"variant of {name}", variant, entry.variants)
+    for label, value in (("width", width), ("depth", depth)):
+        if not 0 < value <= 1:
+            raise ReproError(f"{label} {value:g} of {name} is impossible", f"give a {label} above 0 and up to 1")
+    function: Callable[..., Any] = getattr(module_of(name), entry.function)
+    classes = entry.num_classes if num_classes is None else num_classes
+    image_channels = entry.channels if channels is None else channels
+    for label, value in (("classes", classes), ("channels", image_channels)):
+        if value < 1:
+            raise ReproError(f"{value} {label} for {name} are impossible", f"give at least 1 of --{label}")
+    return function(
+        num_classes=classes,
+        input_size=input_size or entry.input_size,
+        channels=image_channels,
+        variant=variant or entry.variants[0],
+        width=width,
+        depth=depth,
+        **options,
+    )

@@ -1,0 +1,274 @@
+"""Which runs share a row, and what a row says of them.
+
+Accuracy pools seeds by (experiment, backend, precision, configuration, code) over machines; speed pools by
+(accelerator or CPU, driver, backend, precision), never by host. Nothing of another scale shares a row."""
+
+import itertools
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from repro.files import canonical_hash
+from repro.harness.record import Machine, Result, Timing
+from repro.registry import ARCHITECTURES
+from repro.report.render import columns
+
+CodeHash = Callable[[Result], str | None]
+SCALES = ("paper", "reduced", "smoke")
+METRICS = {
+    "classification": {"top1": "top-1 %", "top5": "top-5 %"},
+    "segmentation": {
+        "mean_iou": "mIoU %",
+        "pixel_accuracy": "pixel acc. %",
+        "mean_dice": "Dice %",
+        "mean_pixel_accuracy": "mean acc. %",
+        "frequency_weighted_iou": "f.w. IoU %",
+    },
+}
+DATA_TITLES = {
+    "shapes": "Shapes (generated)",
+    "camvid": "CamVid",
+    "imagenette": "Imagenette",
+    "imagenet2012": "ImageNet 2012",
+    "voc2011_seg": "PASCAL VOC 2011",
+    "voc2012_seg": "PASCAL VOC 2012",
+}
+BASELINE = "majority"
+_PRECISIONS = ("float32", "tf32", "mixed_bfloat16")
+_ORDER = {name: index for index, name in enumerate((BASELINE, *ARCHITECTURES))}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean and sample standard deviation (None for one) over n seeds."""
+
+    mean: float
+    std: float | None
+    n: int
+
+    def percent(self) -> str:
+        """`49.8 ± 0.4`, in percent; without ± for one seed."""
+        return f"{100 * self.mean:.1f}" + ("" if self.std is None else f" ± {100 * self.std:.1f}")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The runs behind one row. `code` is current, stale, or empty when nobody knows the current code."""
+
+    key: tuple[Any, ...]
+    results: tuple[Result, ...]
+    code: str = ""
+
+    @property
+    def first(self) -> Result:
+        """The run that stands for what all runs of the pool share."""
+        return self.results[0]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The result files, relative to the folder that holds `results/` and `tables/`."""
+        return tuple(sorted(f"results/{result.experiment}/{result.run_id}.json" for result in self.results))
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that ran, in order."""
+        return sorted({result.seed for result in self.results})
+
+    def row_id(self, letter: str) -> str:
+        """A short name that follows from what was pooled, so that it stays when other rows come and go."""
+        return letter + canonical_hash(list(self.key))[:6]
+
+
+def task_of(result: Result) -> str:
+    """The task of a run: what its configuration says, else what its model or its metrics tell."""
+    if result.config.get("task"):
+        return result.config["task"]
+    if result.model in ARCHITECTURES:
+        return ARCHITECTURES[result.model].task
+    return "classification" if "top1" in result.metrics else "segmentation"
+
+
+def precision_of(result: Result) -> str:
+    """`tf32` where float32 convolutions ran in TF32, else the precision that was asked for."""
+    return "tf32" if result.tf32 and result.precision == "float32" else result.precision
+
+
+def hardware(machine: Machine) -> str:
+    """The accelerator, or the CPU with its cores where there is none."""
+    if machine.accelerator.lower() not in ("", "none", "cpu"):
+        return machine.accelerator
+    return f"{machine.cpu} ({machine.cores} cores)"
+
+
+def data_title(result: Result) -> str:
+    """The data set's name, marked as a copy wherever it is not the published one."""
+    if result.dataset is None:
+        return ""
+    title = DATA_TITLES.get(result.dataset.name, result.dataset.name)
+    return title if result.dataset.official else f"{title} (copy: {result.dataset.note or 'not the official files'})"
+
+
+def model_title(result: Result) -> str:
+    """The model with its variant and its configuration's label, where these are not the default."""
+    if result.model == BASELINE:
+        return "majority class"
+    extra = [result.variant] if result.variant not in ("", "paper") else []
+    extra += [str(result.config["label"])] if result.config.get("label") else []
+    return result.model + (f" ({', '.join(extra)})" if extra else "")
+
+
+def size_text(size: Iterable[int | None]) -> str:
+    """`360x480`; empty for a size of nothing."""
+    numbers = list(size)
+    return "x".join("?" if number is None else str(number) for number in numbers) if any(numbers) else ""
+
+
+def estimate(results: Iterable[Result], read: Callable[[Result], Any]) -> Estimate | None:
+    """Mean and deviation over seeds; the runs of one seed are averaged first. None when no run has it."""
+    by_seed: dict[int, list[float]] = {}
+    for result in results:
+        value = read(result)
+        if isinstance(value, int | float):
+            by_seed.setdefault(result.seed, []).append(float(value))
+    means = [statistics.fmean(values) for _, values in sorted(by_seed.items())]
+    if not means:
+        return None
+    return Estimate(statistics.fmean(means), statistics.stdev(means) if len(means) > 1 else None, len(means))
+
+
+def agreement(results: Sequence[Result], metric: str) -> str:
+    """How machines compare: '' for one, else agree, differ, or undecided (unequal, and one has one seed).
+
+    Means agree when they differ by less than the tables' rounding or by at most two standard errors."""
+    by_machine: dict[str, list[Result]] = {}
+    for result in results:
+        by_machine.setdefault(result.machine.id, []).append(result)
+    means = [estimate(runs, lambda r: r.metrics.get(metric)) for runs in by_machine.values()]
+    verdicts = set()
+    for a, b in itertools.combinations([mean for mean in means if mean], 2):
+        gap = abs(a.mean - b.mean)
+        if gap < 0.0005:
+            verdicts.add("agree")
+        elif a.std is None or b.std is None:
+            verdicts.add("undecided")
+        else:
+            error = (a.std**2 / a.n + b.std**2 / b.n) ** 0.5
+            verdicts.add("agree" if gap <= 2 * error else "differ")
+    return next((word for word in ("differ", "undecided", "agree") if word in verdicts), "")
+
+
+def pool(results: Iterable[Result], key: Callable[[Result], tuple[Any, ...]], current: CodeHash | None) -> list[Pool]:
+    """Group runs by a key, in the order of the tables: baseline, then models, today's code before stale."""
+    groups: dict[str, tuple[tuple[Any, ...], list[Result]]] = {}
+    for result in results:
+        groups.setdefault(repr(key(result)), (key(result), []))[1].append(result)
+    pools = []
+    for value, members in groups.values():
+        members.sort(key=lambda r: (r.experiment, r.seed, r.run_id))
+        today = {r.code_hash: current(r) if current else None for r in members}
+        known = {made == now for made, now in today.items() if now is not None}
+        pools.append(Pool(value, tuple(members), "current" if True in known else "stale" if known else ""))
+
+    def order(entry: Pool) -> tuple[Any, ...]:
+        first, precision = entry.first, precision_of(entry.first)
+        rank = _PRECISIONS.index(precision) if precision in _PRECISIONS else len(_PRECISIONS)
+        setting = first.backend != "tensorflow", first.backend, rank, precision
+        model = _ORDER.get(first.model, len(_ORDER)), first.model, first.variant
+        return *model, entry.code == "stale", first.experiment, *setting, repr(entry.key)
+
+    return sorted(pools, key=order)
+
+
+def _run_key(r: Result) -> tuple[Any, ...]:
+    network = (r.model, r.variant, r.width, r.depth, r.input_size)
+    # two experiments may share one baseline
+    experiment = "" if r.model == BASELINE else r.experiment
+    return (r.scale, r.kind, experiment, *network, r.backend, precision_of(r), r.config_hash, r.code_hash)
+
+
+def accuracy_pools(results: Iterable[Result], task: str, current: CodeHash | None) -> list[Pool]:
+    """Finished training and evaluation runs of a task, pooled over seeds and machines."""
+
+    def key(r: Result) -> tuple[Any, ...]:
+        data = (r.dataset.name, r.dataset.split, r.dataset.fingerprint, r.dataset.official) if r.dataset else ()
+        return (*_run_key(r), *data)
+
+    metric = next(iter(METRICS[task]))
+    chosen = (r for r in results if r.status == "ok" and r.kind in ("train", "eval") and task_of(r) == task)
+    return pool((r for r in chosen if metric in r.metrics), key, current)
+
+
+def speed_pools(results: Iterable[Result], kind: str, current: CodeHash | None) -> list[Pool]:
+    """Finished timing runs pooled over hosts with the same accelerator (or CPU) and driver."""
+    chosen = (r for r in results if r.status == "ok" and r.kind == kind)
+    return pool(chosen, lambda r: (*_run_key(r), hardware(r.machine), r.machine.driver), current)
+
+
+def pooled_timing(results: Iterable[Result], name: str) -> Timing | None:
+    """A timing over several runs: median of their medians, lowest p5, highest p95, all repetitions."""
+    found = [result.timings[name] for result in results if name in result.timings]
+    if not found:
+        return None
+    median = statistics.median(timing.median for timing in found)
+    low, high = min(timing.p5 for timing in found), max(timing.p95 for timing in found)
+    return Timing(median=median, p5=low, p95=high, n=sum(timing.n for timing in found), unit=found[0].unit)
+
+
+def protocol_notes(pools: Sequence[Pool], letter: str) -> list[str]:
+    """The measuring protocol below a section: one value where all rows share it, else value by row."""
+    values: dict[str, dict[str, list[str]]] = {}
+    for entry in pools:
+        for key, value in sorted({(key, str(value)) for r in entry.results for key, value in r.protocol.items()}):
+            values.setdefault(key, {}).setdefault(value, []).append(entry.row_id(letter))
+    parts = []
+    for key, found in sorted(values.items()):
+        said = [value if len(found) == 1 else f"{value} ({', '.join(rows)})" for value, rows in found.items()]
+        parts.append(f"{key.replace('_', ' ')}: {', '.join(said)}")
+    return [f"Protocol: {'; '.join(parts)}."] if parts else []
+
+
+def heading(scale: str, text: str) -> str:
+    """A section's heading; smoke runs say that they are no measurement of the method."""
+    return f"Smoke, only to show that the suite works: {text}" if scale == "smoke" else f"{text}, {scale} scale"
+
+
+SETUP = columns("padding*", "width*", "input*", "backend*", "precision*", "hardware*")
+CODE = columns("code")
+
+
+def setup_of(entry: Pool) -> tuple[dict[str, str], dict[str, Any]]:
+    """What every row says of its runs, as text and as values."""
+    first = entry.first
+    padding = first.config.get("padding") or first.config.get("network", {}).get("options", {}).get("padding")
+    cells = {
+        "padding": str(padding or ""),
+        "width": f"{first.width:g}" + ("" if first.depth == 1 else f", depth {first.depth:g}"),
+        "input": size_text(first.input_size),
+        "backend": first.backend,
+        "precision": precision_of(first),
+        "hardware": " + ".join(sorted({hardware(result.machine) for result in entry.results})),
+    }
+    values = {
+        "experiment": first.experiment,
+        "model": first.model,
+        "variant": first.variant,
+        "label": first.config.get("label"),
+        "padding": padding,
+        "scale": first.scale,
+        "width": first.width,
+        "depth": first.depth,
+        "input_height": first.input_size[0],
+        "input_width": first.input_size[1],
+        "backend": first.backend,
+        "precision": precision_of(first),
+        "hardware": cells["hardware"],
+        "code": entry.code or "unknown",
+        "config_hash": first.config_hash,
+        "code_hash": first.code_hash,
+        "runs": len(entry.results),
+    }
+    if first.model == BASELINE:
+        cells = {}
+    stale = "stale" if entry.code == "stale" else ""
+    return {"model": model_title(first), "code": stale} | cells, values

@@ -1,0 +1,191 @@
+"""Palettes there and back, and the pictures of reports read pixel by pixel."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from repro.data.base import VOID, Info, Sample
+from repro.data.camvid import CamVid
+from repro.errors import ReproError
+from repro.report import overlays
+from repro.report.palette import colourise, decolourise, voc_colormap
+
+CAMVID = CamVid.info.palette
+GREY = np.full((80, 100, 3), 90, np.uint8)
+
+
+def one_line(error, *parts):
+    text = str(error.value)
+    assert "\n" not in text
+    assert ". " in text
+    for part in parts:
+        assert str(part) in text
+
+
+def reference_colour(label):
+    """The loop of VOCcolormap.m: three bits of the label a step, from the highest colour bit down."""
+    colour, rest = [0, 0, 0], label
+    for step in range(8):
+        for channel in range(3):
+            colour[channel] |= (rest >> channel & 1) << (7 - step)
+        rest >>= 3
+    return colour
+
+
+def test_voc_colours():
+    colours = voc_colormap()
+    assert colours.tolist() == [reference_colour(label) for label in range(256)]
+    assert len(np.unique(colours, axis=0)) == 256
+    assert colours[15].tolist() == [192, 128, 128]  # person
+    assert colours[VOID].tolist() == [224, 224, 192]
+    assert voc_colormap(21).shape == (21, 3)
+
+
+@settings(deadline=None)
+@given(st.data(), st.sampled_from([None, CAMVID]))
+def test_painting_and_reading_back_are_inverse(data, palette):
+    classes = st.integers(0, 254 if palette is None else len(palette) - 1)
+    shape = data.draw(st.tuples(st.integers(1, 6), st.integers(1, 6)))
+    labels = data.draw(arrays(np.uint8, shape, elements=st.one_of(classes, st.just(VOID))))
+    painted = colourise(labels, palette)
+    assert painted.shape == (*shape, 3)
+    np.testing.assert_array_equal(decolourise(painted, palette), labels)
+
+
+def test_colours_and_labels_of_no_class_are_refused():
+    labels = np.zeros((3, 4), np.uint8)
+    painted = colourise(labels, CAMVID)
+    painted[2, 1] = 1, 2, 3
+    with pytest.raises(ReproError) as error:
+        decolourise(painted, CAMVID, "some/mask.png")
+    one_line(error, "some/mask.png", "(1, 2, 3)", "row 2, column 1")
+    labels[0, 0] = 11
+    with pytest.raises(ReproError) as error:
+        colourise(labels, CAMVID)
+    one_line(error, "label 11", "ends at 10")
+    with pytest.raises(ReproError) as error:
+        decolourise(painted, [(5, 5, 5), (1, 1, 1), (5, 5, 5)])
+    one_line(error, "labels 0 and 2")
+
+
+def test_overlay_tints_regions_outlines_them_and_spares_void():
+    labels = np.zeros((20, 30), np.uint8)
+    labels[:, 10:20], labels[:, 20:] = 3, VOID
+    drawn = overlays.overlay_mask(np.full((20, 30, 1), 100, np.uint8), labels, CAMVID, alpha=0.25)
+    assert drawn[5, 2].tolist() == [107, 107, 107]
+    assert drawn[5, 15].tolist() == [107, 91, 107]
+    assert drawn[5, 9].tolist() == list(CAMVID[0])
+    assert drawn[5, 10].tolist() == list(CAMVID[3])
+    assert (drawn[:, 20:] == 100).all()
+
+
+def test_boxes_are_half_open_and_keep_their_colour():
+    palette = [(10, 200, 30), (200, 10, 30)]
+    boxes = np.array([[20, 40, 60, 70]], np.float32)
+    drawn = overlays.draw_boxes(GREY, boxes, np.array([1]), ["a", "b"], palette)
+    rows, columns = np.nonzero((drawn == palette[1]).all(axis=2))
+    below = rows >= 40
+    assert (columns[below].min(), columns[below].max(), rows[below].max()) == (20, 59, 69)
+    assert (drawn[45:65, 25:55] == 90).all()
+    assert (rows < 40).any()  # the tag with the name
+    scored = overlays.draw_boxes(GREY, boxes, np.array([1]), ["a", "b"], palette, np.array([0.5]))
+    assert (scored[:40] != drawn[:40]).any()
+    np.testing.assert_array_equal(scored[42:], drawn[42:])
+
+
+@settings(deadline=None, max_examples=40)
+@given(arrays(np.float32, (4, 4), elements=st.floats(-50, 150, width=32)), st.integers(1, 70), st.integers(1, 70))
+def test_any_box_can_be_drawn_on_any_picture(boxes, height, width):
+    image = np.zeros((height, width, 3), np.uint8)
+    drawn = overlays.draw_boxes(image, boxes, np.arange(4), ["name"] * 2, None, np.ones(4))
+    assert drawn.shape == image.shape
+
+
+def test_instances_differ_even_within_a_class():
+    masks = np.zeros((3, 80, 100), bool)
+    masks[0, 30:60, 5:40], masks[1, 30:60, 50:90] = True, True
+    drawn = overlays.draw_instances(GREY, masks)
+    first, second = drawn[45, 20].tolist(), drawn[45, 70].tolist()
+    assert first != second
+    assert [90, 90, 90] not in (first, second)
+    assert (drawn[~masks.any(axis=0)] == 90).all()
+    tagged = overlays.draw_instances(GREY, masks, np.array([0, 0, 0]), ["cell"])
+    changed = np.argwhere((tagged != drawn).any(axis=2))
+    assert (changed.min(axis=0) >= [14, 4]).all()
+    assert changed.max(axis=0)[0] < 30
+
+
+def test_legend_wraps_and_shows_every_colour():
+    wide = overlays.legend(CamVid.info.semantic_classes, CAMVID, 2000)
+    narrow = overlays.legend(CamVid.info.semantic_classes, CAMVID, 150)
+    assert (wide.shape[1], narrow.shape[1]) == (2000, 150)
+    assert narrow.shape[0] > 5 * wide.shape[0]
+    for picture in (wide, narrow):
+        assert all((picture == colour).all(axis=2).sum() > 100 for colour in CAMVID)
+
+
+def test_grid_enlarges_labels_without_new_colours_and_photographs_smoothly():
+    labels = np.random.default_rng(0).integers(0, 3, (8, 8)).astype(np.uint8)
+    photo = np.random.default_rng(1).integers(0, 255, (16, 16, 3)).astype(np.uint8)
+    painted = colourise(labels, CAMVID)
+    key = overlays.legend(["a"], [(1, 2, 3)], 100)
+    sheet = overlays.grid([[painted, photo]], ["mask", "image"], ["row"], key, cell=(10, 10))
+    assert sheet.shape[0] >= 160 + key.shape[0]
+    assert sheet.shape[1] >= 320
+    for label in np.unique(labels):
+        share = (sheet == CAMVID[label]).all(axis=2).sum()
+        assert share == (labels == label).sum() * 400
+    enlarged = overlays.resize(photo, (160, 160))
+    assert len(np.unique(enlarged.reshape(-1, 3), axis=0)) > 5 * 256
+    assert (sheet == (1, 2, 3)).all(axis=2).any()
+    with pytest.raises(ReproError) as error:
+        overlays.grid([[photo]], ["one", "two"])
+    one_line(error, "row 0")
+
+
+class Tiny:
+    """Two samples of every kind of annotation, of different sizes."""
+
+    info = Info(
+        name="tiny", title="Tiny", source="-", version="1", licence="-", size="-", splits=("train",),
+        tasks=("instance",), classes=("disc", "bar"), semantic_classes=("background", "disc", "bar"),
+    )  # fmt: skip
+    left_out = ()
+
+    def size(self, split):
+        return 2
+
+    def sample(self, split, index):
+        height, width = (40, 60) if index else (50, 30)
+        mask = np.zeros((height, width), bool)
+        mask[10:30, 8:24] = True
+        sample = Sample(
+            f"id-{index}",
+            np.random.default_rng(index).integers(0, 90, (height, width, 1)).astype(np.uint8),
+            label=index,
+            semantic=np.where(mask, 2, 0).astype(np.uint8),
+            boxes=np.array([[8, 10, 24, 30]], np.float32)[: 1 - index],
+            classes=np.array([1], np.int32)[: 1 - index],
+            masks=mask[None][: 1 - index],
+        )
+        return replace(sample, **dict.fromkeys(self.left_out))
+
+
+def test_contact_sheet_shows_all_that_a_sample_has():
+    data = Tiny()
+    full = overlays.contact_sheet(data, "train", 9)
+    bar, disc = voc_colormap()[2], voc_colormap()[1]
+    assert (full == bar).all(axis=2).sum() > 400  # outline, box, tag and legend
+    assert 100 < (full == disc).all(axis=2).sum() < 400  # the legend alone
+    for left_out in (("label",), ("semantic",), ("masks",), ("boxes", "classes")):
+        data.left_out = left_out
+        sheet = overlays.contact_sheet(data, "train", 9)
+        assert sheet.shape != full.shape or (sheet != full).any(), left_out
+    assert overlays.contact_sheet(Tiny(), "train", 1).shape[0] <= full.shape[0]
+    with pytest.raises(ReproError) as error:
+        overlays.contact_sheet(data, "train", 0)
+    one_line(error, "at least 1")
