@@ -30,9 +30,9 @@ _SMOKE = dict(
     schedule="cosine", warmup=0.05, clip_norm=1.0, augment={"flip": True}, val_every=4,
 )  # fmt: skip
 _NARROW = dict(
-    recipe="suite", epochs=24, batch_size=8, optimizer="adamw", learning_rate=1e-3, weight_decay=1e-4,
+    recipe="suite", epochs=16, batch_size=8, optimizer="adamw", learning_rate=1e-3, weight_decay=1e-4,
     schedule="cosine", warmup=0.05, clip_norm=1.0, augment={"flip": True, "jitter": 8, "zoom": (0.9, 1.4)},
-    val_every=6,
+    val_every=4,
 )  # fmt: skip
 _FULL = dict(
     recipe="suite", epochs=60, batch_size=8, optimizer="adamw", learning_rate=1e-4, weight_decay=1e-4,
@@ -84,7 +84,7 @@ PRESETS = (
     *_chain(
         "camvid-narrow", "on CamVid at 180x240, an eighth of the width", "lab", CAMVID,
         {"width": 1 / 8, "input_size": (180, 240), "options": {"padding": "same"}},
-        _NARROW, seconds=240, value=30, seeds=3, by_name=True,
+        _NARROW, seconds=160, value=30, seeds=3, by_name=True,
     ),
     *_chain(
         "camvid", "on CamVid at 360x480", "lab", CAMVID,

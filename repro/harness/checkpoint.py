@@ -15,7 +15,7 @@ from repro.files import atomic_write
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], card: dict[str, Any]) -> None:
     """Write named arrays and a JSON-able card, atomically."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    arrays = {name: np.array(array, order="C") for name, array in arrays.items()}  # keeps scalars scalar
     atomic_write(path, save(arrays, metadata={"repro": msgspec.json.encode(card, order="sorted").decode()}))
 
 

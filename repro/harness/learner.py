@@ -17,6 +17,8 @@ class Learner(keras.Model):
     def __init__(self, network: keras.Model, loss: Callable[..., Any], loss_options: dict, augment: Any) -> None:
         super().__init__(name="learner")
         self.network, self._loss, self._loss_options, self._augment = network, loss, loss_options, augment
+        # an attribute of the model, or Keras would neither save its state nor carry it through a JAX step
+        self._augment_seed = augment.generator if augment else None
 
     def call(self, batch, training=False):
         """Outputs of the network, and the batch they must be compared with (augmented in training)."""

@@ -60,7 +60,9 @@ class Job(Record, dict=True):
     def config_hash(self) -> str:
         """Identity of the settings, those of the parent's included."""
         parent = self.parent.config_hash if self.parent else None
-        return canonical_hash([msgspec.to_builtins(self.config), self.backend, parent])
+        # through JSON, as workers get it: 6 epochs and 6.0 epochs are the same settings
+        config = msgspec.json.decode(msgspec.json.encode(self.config), type=AnyConfig)
+        return canonical_hash([msgspec.to_builtins(config), self.backend, parent])
 
     @functools.cached_property
     def code_hash(self) -> str:

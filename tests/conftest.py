@@ -1,0 +1,20 @@
+"""What all tests share: TensorFlow unless KERAS_BACKEND says otherwise, and folders of their own."""
+
+import os
+
+import pytest
+from hypothesis import settings
+
+from repro import backend
+
+backend.select()
+settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True)
+def own_folders(monkeypatch, tmp_path):
+    """No test reads the clone's data or writes its results."""
+    monkeypatch.setenv("REPRO_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("REPRO_DATA", str(tmp_path / "data"))
+    monkeypatch.delenv("REPRO_CACHE", raising=False)

@@ -1,0 +1,221 @@
+"""What one backend computes, for test_parity.py: `parity_worker.py BACKEND OUT.npz`.
+
+Weights, images and augmentation are NumPy's and depend on names alone, so that every difference between two files
+is one of arithmetic. Keys are `case/mode/quantity`, a train step's `case-step/mode/quantity`.
+"""
+
+import math
+import sys
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from repro import backend, registry
+
+MODES = {"tensorflow": ("eager", "graph", "xla"), "jax": ("eager", "xla")}
+STEP_MODES = {"tensorflow": ("eager", "xla"), "jax": ("xla",)}
+NUM_CLASSES = 5
+SIZE = (40, 56)  # 56 = 8 x 7 and 40 = 8 x 5: poolings 4 and 5 round up, so that "same" FCNs must cut
+SMALL = {"width": 1 / 16, "depth": 0.3, "num_classes": NUM_CLASSES, "input_size": SIZE}
+
+_OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {"fcn": ({"padding": "same"}, {"padding": "caffe"})}
+# case -> (architecture, its options): the whole registry
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "-".join([entry.name, *options.values()]): (entry.name, options)
+    for entry in registry.ARCHITECTURES.values()
+    for options in _OPTIONS.get(entry.paper, ({},))
+}
+
+
+def numbers(name: str, shape: tuple[int, ...], scale: float = 1.0) -> np.ndarray:
+    """Normal float32 numbers that depend on the name alone."""
+    return np.random.default_rng(zlib.crc32(name.encode())).normal(0, scale, shape).astype("float32")
+
+
+def fill(model: Any) -> None:
+    """Give every weight a value that depends on its layer's and its own name; biases are not zero."""
+    for layer in model.layers:
+        for variable in layer.weights:
+            kernel = len(variable.shape) > 1
+            scale = math.sqrt(2 / math.prod(variable.shape[:-1])) if kernel else 0.1
+            variable.assign(numbers(f"{layer.name}/{variable.name}", variable.shape, scale))
+
+
+def batch_of(name: str, count: int = 2, size: tuple[int, int] = SIZE, channels: int = 3) -> dict[str, np.ndarray]:
+    """A batch of noise for an architecture, with labels; a twelfth of the pixels is void."""
+    rng = np.random.default_rng(0)
+    batch = {"image": rng.integers(0, 256, (count, *size, channels)).astype("uint8")}
+    if registry.architecture(name).task == "classification":
+        return batch | {"label": rng.integers(0, NUM_CLASSES, count).astype("int32")}
+    semantic = rng.integers(0, NUM_CLASSES, (count, *size)).astype("uint8")
+    semantic[rng.random(semantic.shape) < 1 / 12] = 255
+    return batch | {"semantic": semantic}
+
+
+def learner_of(name: str, options: dict[str, Any], **settings: Any) -> Any:
+    """A small learner as the harness makes it; settings as for `Train`."""
+    from repro.harness.config import Data, Network, Train
+    from repro.harness.learner import make_learner
+
+    network = Network(name=name, width=SMALL["width"], depth=SMALL["depth"], input_size=SIZE, options=options)
+    config = Train(network=network, data=Data(name="shapes"), recipe="suite", epochs=1, batch_size=2, **settings)
+    return make_learner(config, NUM_CLASSES, seed=0, total_steps=100)
+
+
+def train_step(case: str, mode: str) -> dict[str, np.ndarray]:
+    """Loss of one step of SGD, and by how much it moves every trainable weight. Without dropout, which draws
+    other numbers on every backend."""
+    import keras
+
+    name, options = CASES[case]
+    learner = learner_of(name, options, optimizer="sgd", learning_rate=0.5, weight_decay=5e-4)
+    learner.run_eagerly, learner.jit_compile = mode == "eager", mode == "xla"
+    fill(learner.network)
+    for layer in learner.network.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0
+    before = {v.path: keras.ops.convert_to_numpy(v) for v in learner.network.trainable_variables}
+    found = {"loss": np.asarray(learner.train_on_batch(batch_of(name)))}
+    for variable in learner.network.trainable_variables:
+        found[f"update/{variable.path}"] = keras.ops.convert_to_numpy(variable) - before[variable.path]
+    return found
+
+
+def values_and_gradients(
+    function: Callable[..., list], arrays: list[np.ndarray], mode: str = "eager"
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The arrays a function returns, and the gradients by its arguments of their sum weighted by cosines."""
+    from keras import ops
+
+    def total(*inputs):
+        values = function(*inputs)
+        weights = [np.cos(np.arange(math.prod(value.shape), dtype="float32")).reshape(value.shape) for value in values]
+        return sum(ops.sum(ops.cast(v, "float32") * w) for v, w in zip(values, weights, strict=True)), values
+
+    if backend.name() == "tensorflow":
+        import tensorflow as tf
+
+        def step(*inputs):
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                scalar, values = total(*inputs)
+            return values, tape.gradient(scalar, inputs)
+
+        step = step if mode == "eager" else tf.function(step, jit_compile=mode == "xla")
+        values, gradients = step(*map(tf.constant, arrays))
+    else:
+        import jax
+
+        step = jax.value_and_grad(total, argnums=tuple(range(len(arrays))), has_aux=True)
+        (_, values), gradients = (step if mode == "eager" else jax.jit(step))(*map(jax.numpy.asarray, arrays))
+    return [ops.convert_to_numpy(v) for v in values], [ops.convert_to_numpy(g) for g in gradients]
+
+
+def layer_call(layer: Any, shape: tuple[int, ...]) -> tuple[Callable[..., list], list[np.ndarray]]:
+    """A layer as a function of its input and its weights, and such arguments."""
+    layer.build(shape)
+    arrays = [numbers(layer.name, shape), *(numbers(f"{layer.name}/{v.name}", v.shape) for v in layer.weights)]
+    return lambda x, *weights: [layer.stateless_call(list(weights), [], x)[0]], arrays
+
+
+def _upscore(factor: int, padding: str) -> tuple[Callable[..., list], list[np.ndarray]]:
+    from repro.ops.image import Upscore
+
+    return layer_call(Upscore(3, 2 * factor, strides=factor, padding=padding, name="upscore"), (2, 3, 4, 5))
+
+
+def _patches(size: int, padding: str) -> tuple[Callable[..., list], list[np.ndarray]]:
+    from repro.ops.image import PatchConv2D
+
+    return layer_call(PatchConv2D(3, size, padding=padding, activation="relu", name="patches"), (2, 8, 9, 4))
+
+
+def _crop() -> tuple[Callable[..., list], list[np.ndarray]]:
+    from repro.ops.image import Crop
+
+    return layer_call(Crop((4, 3), 2, name="crop"), (2, 8, 7, 3))
+
+
+def _normalise() -> tuple[Callable[..., list], list[np.ndarray]]:
+    from repro.ops.image import Normalise
+
+    return layer_call(Normalise((120.0, 110.0, 100.0), (50.0, 60.0, 70.0), name="normalise"), (2, 5, 6, 3))
+
+
+def _loss(function: str, **options: Any) -> tuple[Callable[..., list], list[np.ndarray]]:
+    from repro.ops import losses
+
+    labels = batch_of("fcn8s")["semantic"]
+    if "pixel_weight" in options:
+        options["pixel_weight"] = np.abs(numbers("pixel_weight", labels.shape))
+    loss = getattr(losses, function)
+    return lambda logits: [loss(logits, labels, **options)], [numbers("logits", (*labels.shape, NUM_CLASSES), 3)]
+
+
+def _affine() -> tuple[Callable[..., list], list[np.ndarray]]:
+    """`RandomAffine` with drawn numbers given: keras.random draws others on every backend."""
+    from keras import ops
+
+    from repro.data.augment import RandomAffine
+
+    class Drawn(RandomAffine):
+        def __call__(self, batch):
+            # zoom, mirror, shift of the rows, shift of the columns; for each of two images
+            self.drawn = iter([[0.83, 1.29], [-0.4, 0.7], [3.3, -7.9], [-5.2, 6.1]])
+            return super().__call__(batch)
+
+        def _uniform(self, count, low, high):
+            return ops.convert_to_tensor(np.asarray(next(self.drawn), "float32"))
+
+    augment, labels = Drawn(0, flip=True, jitter=8, zoom=(0.8, 1.3)), batch_of("fcn8s")["semantic"]
+
+    def call(image):
+        batch = augment({"image": image, "semantic": ops.convert_to_tensor(labels)})
+        return [batch["image"], batch["semantic"]]
+
+    return call, [numbers("image", (2, *SIZE, 3))]
+
+
+OPS: dict[str, Callable[[], tuple[Callable[..., list], list[np.ndarray]]]] = {
+    "cross_entropy": lambda: _loss("softmax_cross_entropy"),
+    "cross_entropy-weighted": lambda: _loss(
+        "softmax_cross_entropy", class_weights=(0.2, 1.0, 3.0, 0.5, 2.0), pixel_weight=True, reduction="sum"
+    ),
+    "dice": lambda: _loss("dice_loss"),
+    "upscore2-same": lambda: _upscore(2, "same"),
+    "upscore8-valid": lambda: _upscore(8, "valid"),
+    "patches5-same": lambda: _patches(5, "same"),
+    "patches2-valid": lambda: _patches(2, "valid"),
+    "crop": _crop,
+    "normalise": _normalise,
+    "random_affine": _affine,
+}
+
+
+def main() -> None:
+    """Compute everything on one backend and write it."""
+    chosen = backend.select(sys.argv[1])
+    backend.set_precision("float32")
+    found: dict[str, np.ndarray] = {}
+    for case, (name, options) in CASES.items():
+        model = registry.build(name, **SMALL, **options)
+        fill(model)
+        images = backend.to_device(batch_of(name)["image"].astype("float32"))
+        for mode in MODES[chosen]:
+            outputs = backend.forward(model, mode)(images)
+            found |= {f"{case}/{mode}/{key}": np.asarray(value) for key, value in outputs.items()}
+        for mode in STEP_MODES[chosen]:
+            found |= {f"{case}-step/{mode}/{key}": value for key, value in train_step(case, mode).items()}
+    for op, make in OPS.items():
+        for mode in MODES[chosen]:
+            function, arrays = make()
+            values, gradients = values_and_gradients(function, arrays, mode)
+            found |= {f"{op}/{mode}/value{i}": value for i, value in enumerate(values)}
+            found |= {f"{op}/{mode}/gradient{i}": gradient for i, gradient in enumerate(gradients)}
+    np.savez(sys.argv[2], **found)
+
+
+if __name__ == "__main__":
+    main()

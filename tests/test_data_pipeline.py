@@ -1,0 +1,164 @@
+"""From samples to batches: fitting, caching, order, augmentation."""
+
+import numpy as np
+import pytest
+
+from repro.data.augment import RandomAffine
+from repro.data.base import VOID, Sample
+from repro.data.cache import Mapped, OnDemand, centre_crop, decoded, fit_scale, letterbox
+from repro.data.loader import in_order, stream
+from repro.data.shapes import Shapes
+from repro.errors import ReproError
+
+
+@pytest.fixture
+def shapes():
+    return Shapes(image_size=(40, 56), train_size=10, val_size=2, test_size=3)
+
+
+def test_letterbox_keeps_the_aspect_and_pads_with_void():
+    image = np.full((20, 40, 3), 200, "uint8")
+    semantic = np.full((20, 40), 7, "uint8")
+    fields = letterbox(Sample("a", image, semantic=semantic), (32, 32))
+    assert fields["valid_size"].tolist() == [16, 32]
+    assert (fields["semantic"][:16] == 7).all()
+    assert (fields["semantic"][16:] == VOID).all()
+    assert (fields["image"][:16] == 200).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1000), (1000, 1), (37, 53)])
+def test_fit_scale_never_leaves_the_canvas_nor_vanishes(size):
+    height, width = fit_scale(size, (30, 40))
+    assert 1 <= height <= 30
+    assert 1 <= width <= 40
+    assert height == 30 or width == 40
+
+
+def test_centre_crop_takes_the_middle():
+    image = np.zeros((10, 30, 3), "uint8")
+    image[:, 10:20] = 255
+    fields = centre_crop(Sample("a", image, label=3), (10, 10))
+    assert (fields["image"] == 255).all()
+    assert fields["label"] == 3
+
+
+def test_mapped_and_on_demand_records_are_the_same(shapes, monkeypatch, tmp_path):
+    mapped = decoded(shapes, "train", (32, 32), "segmentation")
+    monkeypatch.setenv("REPRO_CACHE_GIB", "0.000001")
+    on_demand = decoded(shapes, "train", (32, 32), "segmentation", limit=4)
+    assert isinstance(mapped, Mapped)
+    assert isinstance(on_demand, OnDemand)
+    assert (len(mapped), len(on_demand)) == (10, 4)
+    for index in range(4):
+        assert mapped[index].keys() == on_demand[index].keys()
+        assert all(np.array_equal(mapped[index][key], on_demand[index][key]) for key in mapped[index])
+    assert [p.name[0] for p in (tmp_path / "runs" / "cache").iterdir()] == ["s"]  # no temporary folder is left
+
+
+def test_the_cache_tells_data_apart(shapes):
+    other = Shapes(image_size=(40, 56), train_size=10, val_size=2, test_size=3, seed=1)
+    first, second = (decoded(dataset, "train", (32, 32), "segmentation")[0]["image"] for dataset in (shapes, other))
+    assert not np.array_equal(first, second)
+
+
+def test_a_cache_that_was_cut_short_is_made_again(shapes, monkeypatch):
+    real = Shapes.sample
+
+    def breaks(self, split, index):
+        if index == 5:
+            raise ReproError("image 5 is damaged")
+        return real(self, split, index)
+
+    monkeypatch.setattr(Shapes, "sample", breaks)
+    with pytest.raises(ReproError, match="image 5"):
+        decoded(shapes, "train", (32, 32), "segmentation")
+    monkeypatch.setattr(Shapes, "sample", real)
+    assert len(decoded(shapes, "train", (32, 32), "segmentation")) == 10
+
+
+def test_a_full_disk_is_one_line(shapes, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
+    with pytest.raises(ReproError, match="REPRO_CACHE"):
+        decoded(shapes, "train", (32, 32), "segmentation")
+
+
+class _Numbers:
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, index):
+        return {"x": np.asarray(index)}
+
+
+def test_every_epoch_shows_every_record_once_in_an_order_of_its_own():
+    batches = stream(_Numbers(), 3, seed=1)
+    numbers = np.concatenate([batches[step]["x"] for step in range(7)])  # three epochs of seven
+    epochs = [tuple(epoch) for epoch in numbers.reshape(3, 7)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len(set(epochs)) == 3
+
+
+def test_a_batch_depends_on_the_seed_and_the_step_alone():
+    straight = [stream(_Numbers(), 3, seed=1)[step]["x"].tolist() for step in range(5)]
+    assert stream(_Numbers(), 3, seed=1)[4]["x"].tolist() == straight[4]
+    assert [stream(_Numbers(), 3, seed=2)[step]["x"].tolist() for step in range(5)] != straight
+
+
+def test_in_order_fills_the_last_batch_and_counts_it():
+    batches = list(in_order(_Numbers(), 3))
+    assert [(batch["x"].tolist(), count) for batch, count in batches] == [
+        ([0, 1, 2], 3),
+        ([3, 4, 5], 3),
+        ([6, 6, 6], 1),
+    ]
+
+
+def _batch(height=12, width=18):
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, 256, (6, height, width, 3)).astype("uint8")
+    return {"image": image, "semantic": generator.integers(0, 5, (6, height, width)).astype("uint8")}
+
+
+def _augmented(augment, batch):
+    import keras
+
+    return {name: np.asarray(keras.ops.convert_to_numpy(value)) for name, value in augment(batch).items()}
+
+
+def test_augmentation_that_does_nothing_changes_nothing():
+    batch = _batch()
+    out = _augmented(RandomAffine(0), batch)
+    np.testing.assert_allclose(out["image"], batch["image"], atol=1e-3)
+    np.testing.assert_array_equal(out["semantic"], batch["semantic"])
+
+
+def test_mirroring_flips_image_and_labels_together_and_only_some():
+    batch = _batch()
+    out = _augmented(RandomAffine(3, flip=True), batch)
+    flipped = [np.allclose(out["image"][i], batch["image"][i][:, ::-1], atol=1e-3) for i in range(6)]
+    kept = [np.allclose(out["image"][i], batch["image"][i], atol=1e-3) for i in range(6)]
+    assert all(a != b for a, b in zip(flipped, kept, strict=True))
+    assert 0 < sum(flipped) < 6
+    for i in range(6):
+        expected = batch["semantic"][i][:, ::-1] if flipped[i] else batch["semantic"][i]
+        np.testing.assert_array_equal(out["semantic"][i], expected)
+
+
+def test_what_is_shifted_in_from_outside_is_void_and_labels_follow_the_image():
+    height, width = 16, 24
+    ramp = np.broadcast_to(np.arange(width, dtype="uint8")[None, None, :, None] * 10, (6, height, width, 3))
+    labels = np.broadcast_to(np.arange(width, dtype="uint8")[None, None, :], (6, height, width))
+    out = _augmented(RandomAffine(1, jitter=6), {"image": ramp.copy(), "semantic": labels.copy()})
+    inside = out["semantic"] != VOID
+    assert 0 < (~inside).sum() < inside.sum()
+    # the ramp says which source column a pixel shows; its label must be the nearest one
+    shown = out["image"][..., 0] / 10
+    assert np.abs(shown[inside] - out["semantic"][inside]).max() <= 0.5 + 1e-3
+
+
+def test_zooming_in_shows_less_of_the_picture():
+    width = 24
+    ramp = np.broadcast_to(np.arange(width, dtype="float32")[None, None, :, None], (4, 16, width, 3)).copy()
+    out = _augmented(RandomAffine(0, zoom=(2.0, 2.0)), {"image": ramp})["image"]
+    span = out[:, 8, -1, 0] - out[:, 8, 0, 0]
+    np.testing.assert_allclose(span, (width - 1) / 2, rtol=1e-4)
