@@ -1,9 +1,12 @@
 """The command line. Each command is a few lines; the work is done by the modules they call."""
 
+import contextlib
+import importlib
 import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,19 +32,25 @@ def run_cli(arguments: list[str]) -> int:
             at = arguments.index("--results")
             os.environ["REPRO_RESULTS"] = arguments[at + 1]
             arguments = arguments[:at] + arguments[at + 2 :]
-        return (
-            tyro.extras.subcommand_cli_from_dict(
-                COMMANDS,
-                prog="repro",
-                args=arguments,
-                description="From FCN and R-CNN to Mask R-CNN and YOLOv3 in Keras 3, under one harness. Every command "
-                "takes --results DIR (or REPRO_RESULTS) to keep results, runs and tables elsewhere.",
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-            )
-            or 0
+        status = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="repro",
+            args=arguments,
+            description="From FCN and R-CNN to Mask R-CNN and YOLOv3 in Keras 3, under one harness. Every command "
+            "takes --results DIR (or REPRO_RESULTS) to keep results, runs and tables elsewhere.",
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
+        sys.stdout.flush()
+        return status or 0
     except ReproError as error:
         print(f"repro: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `repro list claims | head`: nobody reads on, and Python would flush once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"repro: {what}. check the path, its permissions and the space on its disk", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("repro: stopped; the same command goes on from here", file=sys.stderr)
@@ -91,7 +100,7 @@ def describe(
         as_json: Print JSON.
     """
     registry.architecture(name)
-    backend.select()
+    _load_keras(None)
     from repro.harness.inspection import describe as inspect
 
     card = inspect(
@@ -127,7 +136,8 @@ def data(
     dataset = open_dataset(name)
     info = dataset.info
     print(f"{info.title}: {info.source}; {info.size}; {info.licence}")
-    dataset.prepare()
+    with _muted():
+        dataset.prepare()
     if split is not None and split not in info.splits:
         raise unknown_name(f"split of {name}", split, info.splits)
     for each in info.splits:
@@ -229,13 +239,14 @@ def predict(
     """
     if not images:
         raise ReproError("no image to predict", "name images or folders of images")
-    from repro.experiments.adhoc import network_from
+    from repro.experiments.adhoc import network_from, pictures
 
     network, card = network_from(name, weights)
-    _select(backend)
+    files = pictures(images)
+    _load_keras(backend)
     from repro.harness.predict import predict as write_predictions
 
-    for line in write_predictions(network, card, list(images), weights, out):
+    for line in write_predictions(network, card, files, weights, out):
         print(line)
 
 
@@ -315,6 +326,17 @@ def tables(check: bool = False) -> int:
     return 1 if differences else 0
 
 
+def cite(result: Positional[str]) -> None:
+    """Print the reference of one result.
+
+    Args:
+        result: A run id, experiment/run id, or the path of a result file.
+    """
+    from repro.experiments.cite import cite as reference
+
+    print(reference(result))
+
+
 def doctor() -> int:
     """Packages, backend, accelerator, XLA and data found, on one screen."""
     from repro.data.base import LOADERS, open_dataset
@@ -336,7 +358,8 @@ def doctor() -> int:
     for name in LOADERS:
         dataset = open_dataset(name)
         try:
-            sizes = ", ".join(f"{split} {dataset.size(split):,}" for split in dataset.info.splits)
+            with _muted():
+                sizes = ", ".join(f"{split} {dataset.size(split):,}" for split in dataset.info.splits)
             print(f"{name:12} {sizes}")
         except NoDataError as error:
             print(f"{name:12} no data: {error}")
@@ -351,8 +374,24 @@ def doctor() -> int:
     return 0
 
 
-def _select(name: str | None) -> str:
-    return backend.select(name)
+@contextlib.contextmanager
+def _muted() -> Iterator[None]:
+    """Whoever writes to stderr meanwhile is not heard: TensorFlow does on import, whatever its log level."""
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
+
+
+def _load_keras(name: str | None) -> None:
+    """Import Keras on a backend."""
+    backend.select(name)
+    with _muted():
+        importlib.import_module("keras")
 
 
 def _launch_one(experiment: Any, seed: int, backend_name: str | None) -> int:
@@ -371,5 +410,6 @@ COMMANDS = {
     "speed": speed,
     "run": run,
     "tables": tables,
+    "cite": cite,
     "doctor": doctor,
 }

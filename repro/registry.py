@@ -49,6 +49,16 @@ def module_of(name: str) -> Any:
     return importlib.import_module(architecture(name).module)
 
 
+def check(name: str, variant: str | None, width: float, depth: float) -> None:
+    """Raises ReproError for a variant, width or depth that no network of this name can have."""
+    entry = architecture(name)
+    if variant is not None and variant not in entry.variants:
+        raise unknown_name(f"variant of {name}", variant, entry.variants)
+    for label, value in (("width", width), ("depth", depth)):
+        if not 0 < value <= 1:
+            raise ReproError(f"{label} {value:g} of {name} is impossible", f"give a {label} above 0 and up to 1")
+
+
 def build(
     name: str,
     *,
@@ -64,11 +74,7 @@ def build(
 
     None means the architecture's default. Raises ReproError for an impossible setting."""
     entry = architecture(name)
-    if variant is not None and variant not in entry.variants:
-        raise unknown_name(f"variant of {name}", variant, entry.variants)
-    for label, value in (("width", width), ("depth", depth)):
-        if not 0 < value <= 1:
-            raise ReproError(f"{label} {value:g} of {name} is impossible", f"give a {label} above 0 and up to 1")
+    check(name, variant, width, depth)
     function: Callable[..., Any] = getattr(module_of(name), entry.function)
     classes = entry.num_classes if num_classes is None else num_classes
     image_channels = entry.channels if channels is None else channels

@@ -39,7 +39,9 @@ def sketch(keras):
         with keras.StatelessScope(initialize_variables=False):
             return registry.build(name, **settings)
 
-    return build
+    yield build
+    # Keras remembers variables without values, and would give them some at the end of its next stateless scope
+    keras.utils.clear_session()
 
 
 def shape_of(model, layer):
@@ -52,7 +54,7 @@ def relative_error(a, b):
 
 @EVERY
 @pytest.mark.parametrize("channels", [1, 3], ids=["grey", "rgb"])
-def test_outputs_and_description(keras, name, options, channels):
+def test_outputs_and_description(sketch, name, options, channels):
     from repro.harness.inspection import describe
 
     model = registry.build(name, **SMALL, channels=channels, **options)
@@ -68,8 +70,7 @@ def test_outputs_and_description(keras, name, options, channels):
     card = describe(name, **SMALL, channels=channels, **options)
     assert card["outputs"] == {"scores": [*expected]}
     assert card["params"] + card["running_stats"] == model.count_params()
-    assert card["trainable_params"] == sum(v.value.size if hasattr(v.value, "size") else np.prod(v.shape)
-                                           for v in model.trainable_variables)  # fmt: skip
+    assert card["trainable_params"] == sum(np.prod(variable.shape) for variable in model.trainable_variables)
 
 
 @EVERY
@@ -89,7 +90,7 @@ def test_scores_stay_float32_in_mixed_precision(keras, precision, name, options)
 @EVERY
 def test_learns(keras, name, options):
     """The loss of one batch falls, every trainable weight is moved by a finite gradient, no frozen one changes."""
-    learner = learner_of(name, options, optimizer="adamw", learning_rate=5e-3)
+    learner = learner_of(name, options, optimizer="adamw", learning_rate=3e-3)
     learner.jit_compile = False  # compiled steps are compared with these in test_parity.py
     network = learner.network
     trainable = {v.path for v in network.trainable_variables}
@@ -100,7 +101,8 @@ def test_learns(keras, name, options):
         batch["semantic"] = np.where(batch["semantic"] == VOID, VOID, np.where(left, 1, 3)).astype("uint8")
     losses = [float(learner.train_on_batch(batch)) for _ in range(20)]
     assert np.isfinite(losses).all()
-    assert np.mean(losses[-3:]) < 0.8 * losses[0]
+    # the shares of the two classes alone would bring an FCN to 0.43 of its start
+    assert np.mean(losses[-3:]) < 0.4 * losses[0]
     for variable in network.weights:
         after = keras.ops.convert_to_numpy(variable)
         assert np.isfinite(after).all(), variable.path
@@ -257,20 +259,11 @@ def assert_same_layer(ours, reference, shape):
         assert relative_error(found, expected) < 1e-5
 
 
-def randomise(source):
-    """Weights of a `keras.applications` model from the seed 0, biases too: fresh ones are zero and prove nothing."""
-    rng = np.random.default_rng(0)
-    for layer in source.layers:
-        for variable in layer.weights:
-            scale = (2 / np.prod(variable.shape[:-1])) ** 0.5 if len(variable.shape) > 1 else 1
-            variable.assign(rng.standard_normal(variable.shape, "float32") * np.float32(scale))
-
-
 def test_vgg16_is_that_of_keras_applications(keras):
     from repro.models.vgg import from_keras_applications
 
     source = keras.applications.VGG16(weights=None, classifier_activation=None)
-    randomise(source)
+    fill(source)
     image = np.random.default_rng(1).uniform(0, 255, (1, 224, 224, 3)).astype("float32")
     expected = source.predict_on_batch(keras.applications.vgg16.preprocess_input(image.copy()))
     ours = registry.build("vgg16")
@@ -290,7 +283,7 @@ def test_vgg16_is_that_of_its_peers(keras, name):
     image = keras.Input((64, 64, 3))
     ours = keras.Model(image, vgg.blocks(vgg.normalise(image))["pool5"])
     source = keras.applications.VGG16(weights=None, include_top=False, input_shape=(64, 64, 3))
-    randomise(source)
+    fill(source)
     assert vgg.from_keras_applications(ours, source) == 13
     pixels = np.random.default_rng(1).uniform(0, 255, (1, 64, 64, 3)).astype("float32")
     try:
@@ -308,6 +301,8 @@ def test_convolutionalised_vgg16_is_the_dense_one(keras):
     settings = {**SMALL, "depth": 1.0, "input_size": (224, 224)}
     source, dense = registry.build("vgg16", **settings), registry.build("vgg16", **settings)
     fill(source)
+    kernel, bias = source.get_layer("conv1_1").get_weights()
+    source.get_layer("conv1_1").set_weights([kernel / 58, bias])  # takes pixels of 0..255, as keras.applications
     convolutional = registry.build("fcn32s", **settings, padding="same")
     assert from_keras_applications(dense, source) == 16
     assert from_keras_applications(convolutional, source) == 15
@@ -326,8 +321,6 @@ def test_convolutionalised_vgg16_is_the_dense_one(keras):
 def test_copied_layers_of_another_class_count_keep_their_weights():
     from repro.models.vgg import from_keras_applications
 
-    source = registry.build("vgg16", **SMALL)
-    # the table of names is that of the whole network
     source, model = (
         registry.build("vgg16", **{**SMALL, "depth": 1.0, "num_classes": count}) for count in (NUM_CLASSES, 7)
     )

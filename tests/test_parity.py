@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from parity_worker import CASES, MODES, OPS, STEP_MODES
+from parity_worker import CASES, MODES, OPS, STEP_CASES, STEP_MODES
 
 from repro import backend
 
@@ -15,7 +15,7 @@ TOLERANCE = 1e-4
 REFERENCE = ("tensorflow", "eager")
 COMPARISONS = [
     (case, name, mode)
-    for cases, modes_of in (((*CASES, *OPS), MODES), ([f"{case}-step" for case in CASES], STEP_MODES))
+    for cases, modes_of in (((*CASES, *OPS), MODES), ([f"{case}-step" for case in STEP_CASES], STEP_MODES))
     for case in cases
     for name, modes in modes_of.items()
     for mode in modes

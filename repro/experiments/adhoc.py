@@ -1,10 +1,13 @@
 """Experiments put together on the command line: `repro train`, `repro eval`, `repro speed`."""
 
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from repro import registry
-from repro.data.base import dataset_class
+from repro.data.base import dataset_class, open_dataset
+from repro.data.images import find_images, probe
 from repro.errors import ReproError, unknown_name
 from repro.experiments.base import Experiment
 from repro.harness import checkpoint
@@ -23,9 +26,22 @@ def _checked(name: str, data: str) -> tuple[registry.Architecture, Any]:
     return entry, info
 
 
+def _network(name: str, **settings: Any) -> Network:
+    """The network a command line asks for. What no network can be is refused here, before a process starts for it."""
+    entry, network = registry.architecture(name), Network(name=name, **settings)
+    registry.check(name, network.variant, network.width, network.depth)
+    if network.options and entry.task != "segmentation":
+        raise ReproError(f"{name} has no {' or '.join(network.options)} to choose", "leave it out")
+    return network
+
+
 def _data(info: Any, size: tuple[int, int]) -> Data:
     """A data set as the ad-hoc commands use it. Sets without a test split are scored on `val`."""
     options = {"image_size": list(size)} if info.name == "shapes" else {}
+    try:
+        open_dataset(info.name, **options)
+    except ReproError:  # it speaks of options that the command line does not have
+        raise ReproError(f"{info.name} has no pictures of {size[0]}x{size[1]}", "give a larger --size") from None
     return Data(name=info.name, options=options, test="test" if "test" in info.splits else "val")
 
 
@@ -35,11 +51,12 @@ def training(
     """`repro train`: AdamW under a cosine, or the paper's recipe."""
     entry, info = _checked(name, data)
     size = network.pop("size") or entry.input_size
+    wanted = _network(name, input_size=size, **network)
     if budget["recipe"] == "paper":
         from repro import backend
 
         backend.select()
-        recipe = registry.module_of(name).recipe(network["variant"] or entry.variants[0], name)
+        recipe = registry.module_of(name).recipe(wanted.variant or entry.variants[0], name)
         settings = {"recipe": "paper", **recipe}
     else:
         settings = dict(
@@ -47,14 +64,14 @@ def training(
             augment={"flip": True}, **budget,
         )  # fmt: skip
     config = Train(
-        network=Network(name=name, input_size=size, **network),
+        network=wanted,
         data=_data(info, size),
         init=init,
         precision=precision,
         **settings,
     )
     for label in ("epochs", "batch_size", "learning_rate"):
-        if not getattr(config, label) > 0:
+        if not 0 < getattr(config, label) < math.inf:
             raise ReproError(f"{label} {getattr(config, label):g} is impossible", "give a number above 0")
     return _experiment(f"train-{name}-{data}", f"{name} on {data}", config)
 
@@ -63,11 +80,26 @@ def network_from(name: str, weights: Path) -> tuple[Network, dict[str, Any]]:
     """The network a weight file was trained as, and the file's card. Raises ReproError when it is another's."""
     entry = registry.architecture(name)
     _, card = checkpoint.load_arrays(weights)
-    if card.get("model") != entry.name:
-        raise ReproError(f"{weights} holds weights of {card.get('model')}, not of {name}", "name the right model")
     fields = ("variant", "width", "depth", "num_classes", "channels", "options")
+    if not isinstance(card, dict) or not {"model", "input_size", "dataset", "dataset_options", *fields} <= card.keys():
+        cure = "give the weights.safetensors of a run, written by `repro train` or `repro run`"
+        raise ReproError(f"{weights} does not say what network its weights are of", cure)
+    if card["model"] != entry.name:
+        raise ReproError(f"{weights} holds weights of {card['model']}, not of {name}", "name the right model")
     size = tuple(card["input_size"])
     return Network(name=name, input_size=size, **{field: card[field] for field in fields}), card
+
+
+def pictures(images: Iterable[Path]) -> list[Path]:
+    """The pictures that files and folders stand for. Raises ReproError for what is missing or no picture, and for two
+    whose predictions would be written to one file."""
+    files, stems = find_images(list(images)), {}
+    for path in files:
+        probe(path)
+        if path.stem in stems:
+            raise ReproError(f"{stems[path.stem]} and {path} share a name", "predict them into different --out folders")
+        stems[path.stem] = path
+    return files
 
 
 def evaluation(name: str, data: str, weights: Path, split: str) -> Experiment:
@@ -90,7 +122,6 @@ def timing(
     name: str, size: tuple[int, int] | None, width: float, depth: float, precision: str, seconds: float
 ) -> Experiment:
     """`repro speed`."""
-    registry.architecture(name)
-    network = Network(name=name, input_size=size, width=width, depth=depth)
+    network = _network(name, input_size=size, width=width, depth=depth)
     config = Speed(network=network, precision=precision, seconds=seconds, batches=(1, 2, 4, 8, 16, 32))
     return _experiment(f"time-{name}", f"speed of {name}", config)

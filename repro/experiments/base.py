@@ -52,8 +52,10 @@ def choose(patterns: tuple[str, ...], profile: str | None, default: str) -> list
         names = fnmatch.filter(known, pattern)
         if not names:
             raise unknown_name("experiment", pattern, known)
-        for name in names:
-            chosen.append((known[name], _profile_for(known[name], profile, default, exact=name == pattern)))
+        fitting = [(known[name], _profile_for(known[name], profile, default, name == pattern)) for name in names]
+        if not any(its_profile for _, its_profile in fitting):
+            raise ReproError(f"no experiment of {pattern} has a {profile} profile", "see `repro list experiments`")
+        chosen += fitting
     unique = {experiment.name: (experiment, p) for experiment, p in chosen if p}
     return [unique[name] for name in known if name in unique]
 
@@ -67,6 +69,13 @@ def _profile_for(experiment: Experiment, asked: str | None, default: str, exact:
         has = " or ".join(f"--profile {p}" for p in PROFILES if p in experiment.configs)
         raise ReproError(f"experiment {experiment.name} has no {asked} profile", f"use {has}")
     return None
+
+
+def _chain_of(experiment: Experiment, profile: str) -> list[str]:
+    """The preset's name and those of the presets it starts from."""
+    start = getattr(experiment.configs[profile], "init", None)
+    known = all_experiments()
+    return [experiment.name, *(_chain_of(known[start], profile) if start in known else ())]
 
 
 def job_for(
@@ -83,7 +92,7 @@ def job_for(
             if config.init not in known:
                 raise unknown_name("init", config.init, (*known, *PLAIN_INITS))
             source = known[config.init]
-            if profile not in source.configs or source.name == experiment.name:
+            if profile not in source.configs or experiment.name in _chain_of(source, profile):
                 raise ReproError(f"{experiment.name} cannot start from {source.name}", "choose another --init")
             parent = job_for(source, profile, backend, seeds)
         if config.init == "tiny":

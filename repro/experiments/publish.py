@@ -54,8 +54,11 @@ def write_all() -> list[Path]:
     """Write tables, figures, galleries and the README's headline; returns the files that changed."""
     results = read_results(paths.results_dir())
     current = _current(results)
-    written = tables.write_tables(results, paths.tables_dir(), expected=expected(), current_code_hash=current)
-    written += gallery.write(results, paths.results_dir(), paths.tables_dir())
+    public, private = gallery.pictures(results, paths.results_dir())
+    written = tables.write_tables(
+        results, paths.tables_dir(), expected=expected(), current_code_hash=current, pictures=public
+    )
+    written += gallery.write_private(private, paths.runs_dir() / "gallery")
     if _readme() and readme.update_readme(_readme(), readme.headline(results, current_code_hash=current)):
         written.append(_readme())
     return written
@@ -65,8 +68,10 @@ def check_all() -> list[str]:
     """What differs between the generated files and what results/ yields, one line each."""
     results = read_results(paths.results_dir())
     current = _current(results)
-    found = tables.check_tables(results, paths.tables_dir(), expected=expected(), current_code_hash=current)
-    found += gallery.check(results, paths.results_dir(), paths.tables_dir())
+    public, _ = gallery.pictures(results, paths.results_dir())
+    found = tables.check_tables(
+        results, paths.tables_dir(), expected=expected(), current_code_hash=current, pictures=public
+    )
     if _readme():
         found += readme.check_readme(_readme(), readme.headline(results, current_code_hash=current))
     return found

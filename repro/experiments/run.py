@@ -115,6 +115,8 @@ def _text(values: list[float]) -> str:
 
 def run_adhoc(experiment: Experiment, seed: int, backend: str | None) -> int:
     """Run an experiment put together on the command line; print its scores and where they are."""
+    if not 0 <= seed < 2**32:
+        raise ReproError(f"seed {seed} is impossible", "give a whole number from 0 to 4294967295")
     chosen, _, remarks = preflight.choose(backend)
     for remark in remarks:
         print(f"preflight: {remark}")

@@ -61,7 +61,7 @@ class Train(Config, tag="train"):
 
 
 class Evaluate(Config, tag="evaluate"):
-    """Score the weights of a file on the test split. The path does not matter, what the file holds does."""
+    """Score the weights of a file on the test split."""
 
     network: Network
     data: Data

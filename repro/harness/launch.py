@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -104,24 +105,42 @@ def run(tasks: list[Task], budget: float, fresh: bool) -> list[Task]:
                 for seed in task.todo:
                     checkpoint_path(task.job, seed).unlink(missing_ok=True)
         waiting = [task for task in in_order(tasks, budget < float("inf")) if task.state == "waiting"]
-        if not waiting:
-            return tasks
         form = "{l_bar}{bar}| {elapsed} < {remaining} left {postfix}"
         total = sum(task.cost for task in waiting)
-        with tqdm(total=total, bar_format=form, unit="s", disable=None, mininterval=0.5) as bar:
+        started, promised, spent = time.monotonic(), 0.0, 0.0
+        with tqdm(total=total, bar_format=form, unit="s", disable=None if waiting else True, mininterval=0.5) as bar:
             for number, task in enumerate(waiting, 1):
-                left = budget - bar.format_dict["elapsed"]
-                if task.cost > left:
-                    task.state, task.note = "left", f"needs about {_minutes(task.cost)}"
+                # estimates are for another machine until this one has shown its pace
+                pace = spent / promised if promised else 1.0
+                begun = time.monotonic()
+                hindrance = _hindrance(task, tasks) or _over_budget(task.cost * pace, budget - (begun - started))
+                if hindrance:
+                    task.state, task.note = hindrance
                 else:
-                    _say(bar, f"[{number}/{len(waiting)}] {task.job.experiment} (about {_minutes(task.cost)})")
+                    left = f"about {_duration((total - promised) * pace)} left in all"
+                    _say(bar, f"[{number}/{len(waiting)}] {task.job.experiment} ({left})")
                     _run_one(task, bar)
-                    if task.state != "ok":
-                        _say(bar, f"    {task.state}: {task.note}")
+                    spent += time.monotonic() - begun
+                promised += task.cost
+                bar.update(promised - bar.n)
+                if task.state != "ok":
+                    _say(bar, f"    {task.job.experiment} {task.state}: {task.note}")
     return tasks
 
 
-def _minutes(seconds: float) -> str:
+def _hindrance(task: Task, tasks: list[Task]) -> tuple[str, str] | None:
+    """(state, why) of a task whose parent did not come to an end."""
+    parent = next((t for t in tasks if task.job.parent and t.job.experiment == task.job.parent.experiment), None)
+    if parent and parent.state in ("failed", "no data", "left"):
+        return parent.state, f"it starts from {parent.job.experiment}"
+    return None
+
+
+def _over_budget(cost: float, left: float) -> tuple[str, str] | None:
+    return ("left", f"needs about {_duration(cost)}, {_duration(max(0, left))} are left") if cost > left else None
+
+
+def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
@@ -159,7 +178,6 @@ def _run_one(task: Task, bar: tqdm) -> None:
             process.kill()
             process.wait()
             raise
-    bar.update((1 - done) * task.cost)
     task.state = {0: "ok", NO_DATA: "no data", FAILED: "failed"}.get(code, "failed")
     task.note = message.error or ""
     if code and not task.note:

@@ -9,7 +9,7 @@ from PIL import Image
 from repro import registry
 from repro.data.base import Sample, dataset_class
 from repro.data.cache import centre_crop, letterbox
-from repro.data.images import find_images, read_image
+from repro.data.images import read_image
 from repro.errors import ReproError
 from repro.files import atomic_write
 from repro.harness import checkpoint
@@ -31,17 +31,16 @@ def predict(network: Network, card: dict, images: list[Path], weights: Path, out
     names = class_names_of(dataset_class(card["dataset"]), task)
     if network.channels not in (None, 3):
         raise ReproError(f"{weights} takes {network.channels} channels", "repro predict reads RGB images")
+    pixels = [read_image(path) for path in images]
     model = build_network(network, network.num_classes)
     checkpoint.load_weights(model, checkpoint.load_arrays(weights)[0], str(weights))
-    files = find_images(images)
     out.mkdir(parents=True, exist_ok=True)
-    pixels = [read_image(path) for path in files]
     fit = letterbox if task == "segmentation" else centre_crop
     records = [
-        fit(Sample(path.name, image, label=0), network.input_size) for path, image in zip(files, pixels, strict=True)
+        fit(Sample(path.name, image, label=0), network.input_size) for path, image in zip(images, pixels, strict=True)
     ]
     answers, lines = {}, []
-    for path, image, (scores, record) in zip(files, pixels, outputs_of(model, records), strict=True):
+    for path, image, (scores, record) in zip(images, pixels, outputs_of(model, records), strict=True):
         if task == "segmentation":
             labels = label_map(scores, record["valid_size"], image.shape[:2])
             answers[path.name] = _write_masks(out / path.stem, image, labels, names, info.palette)

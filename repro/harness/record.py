@@ -158,7 +158,9 @@ def _decode(content: bytes, path: Path) -> Result:
         head = msgspec.json.decode(content)
     except msgspec.DecodeError as error:
         raise ReproError(f"{path} is not valid JSON ({error})", restore) from None
-    version = head.get("schema_version") if isinstance(head, dict) else None
+    if not isinstance(head, dict):
+        raise ReproError(f"{path} is not a result file: it holds a {type(head).__name__}", restore)
+    version = head.get("schema_version")
     if version != SCHEMA_VERSION:
         raise ReproError(
             f"{path} has schema version {version!r}, this suite reads {SCHEMA_VERSION}",

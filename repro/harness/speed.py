@@ -11,7 +11,7 @@ from repro.harness.config import Speed
 from repro.harness.learner import Learner, build_network
 from repro.harness.record import Timing, Xla
 from repro.harness.run import Job, Run
-from repro.harness.timing import PROTOCOL, bind, measure, timed
+from repro.harness.timing import MINIMUM_REPETITIONS, PROTOCOL, bind, measure, timed
 
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "OOM")
 
@@ -83,13 +83,15 @@ def _images(batch: int, size: tuple[int, int], network: keras.Model) -> np.ndarr
 
 
 def _throughput(network: keras.Model, size: tuple[int, int], config: Speed) -> tuple[Timing, int]:
-    """Images per second at the best of the batches; batches that do not fit in memory are passed over."""
+    """Images per second at the best of the batches, which grow until one is too slow for its share of the time or
+    does not fit in memory."""
     forward, best = backend.forward(network, "xla"), None
+    share = config.seconds / len(config.batches)
     for batch in config.batches:
         try:
             call = bind(forward, backend.to_device(_images(batch, size, network)))
             timed(call)
-            _, latency = measure({"xla": call}, 2, config.repetitions, config.seconds / len(config.batches))
+            _, latency = measure({"xla": call}, 2, config.repetitions, share)
         except Exception as error:  # each backend has a class of its own for a full memory
             if best is None or not any(sign in str(error) for sign in _OUT_OF_MEMORY):
                 raise
@@ -97,10 +99,10 @@ def _throughput(network: keras.Model, size: tuple[int, int], config: Speed) -> t
         rate = batch / latency["xla"].median * 1e3
         if best is None or rate > best[0].median:
             spread = (batch / latency["xla"].p95 * 1e3, batch / latency["xla"].p5 * 1e3)
-            best = (
-                Timing(median=rate, p5=spread[0], p95=spread[1], n=latency["xla"].n, unit="images/s"),
-                batch,
-            )
+            timing = Timing(median=rate, p5=spread[0], p95=spread[1], n=latency["xla"].n, unit="images/s")
+            best = timing, batch
+        if latency["xla"].median / 1e3 * MINIMUM_REPETITIONS > share:
+            break
     return best
 
 

@@ -4,18 +4,19 @@ Pictures of generated data go into tables/. Real photographs are not ours to pub
 runs/gallery/, where the data is.
 """
 
+import contextlib
+import functools
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from repro import paths
 from repro.data.base import open_dataset
 from repro.data.cache import letterbox
-from repro.errors import ReproError
-from repro.files import canonical_hash
+from repro.errors import NoDataError, ReproError
 from repro.harness.record import Result
-from repro.report.figures import png_data_hash, write_png
+from repro.report import render
+from repro.report.figures import Picture
 from repro.report.overlays import grid, legend
 from repro.report.palette import colourise, voc_colormap
 from repro.report.tables import model_title
@@ -37,10 +38,6 @@ def _groups(results: list[Result]) -> dict[str, list[Result]]:
     return {
         name: sorted(group, key=lambda r: (order.get(r.model, 9), r.model)) for name, group in sorted(groups.items())
     }
-
-
-def _data_hash(group: list[Result]) -> str:
-    return canonical_hash([[r.experiment, r.artifacts["samples"].sha256, r.dataset.fingerprint] for r in group])
 
 
 def _draw(group: list[Result], results_dir: Path) -> np.ndarray:
@@ -74,35 +71,20 @@ def _samples(path: Path) -> np.ndarray:
         raise ReproError(f"{path} is missing or damaged", "restore it, or run its experiment again") from None
 
 
-def write(results: list[Result], results_dir: Path, tables_dir: Path) -> list[Path]:
-    """Write galleries that changed; delete published ones that no result yields any more."""
-    written, wanted = [], set()
+def pictures(results: list[Result], results_dir: Path) -> tuple[dict[str, Picture], dict[str, Picture]]:
+    """Galleries by file name: those to publish, and those of photographs, which stay on this machine."""
+    public, private = {}, {}
     for name, group in _groups(results).items():
-        public = group[0].dataset.name in _PUBLISHABLE
-        path = (tables_dir if public else paths.runs_dir() / "gallery") / f"gallery_{name}.png"
-        wanted.add(path)
-        if png_data_hash(path) == _data_hash(group):
-            continue
-        try:
-            picture = _draw(group, results_dir)
-        except ReproError:
-            if public:
-                raise
-            continue  # the photographs are not on this machine
-        write_png(path, picture, _data_hash(group))
-        written.append(path)
-    for path in set(tables_dir.glob("gallery_*.png")) - wanted:
-        path.unlink()
-        written.append(path)
+        data = [[r.experiment, r.artifacts["samples"].sha256, r.dataset.fingerprint] for r in group]
+        picture = Picture(data, functools.partial(_draw, group, results_dir))
+        (public if group[0].dataset.name in _PUBLISHABLE else private)[f"gallery_{name}.png"] = picture
+    return public, private
+
+
+def write_private(galleries: dict[str, Picture], folder: Path) -> list[Path]:
+    """Write the galleries of photographs whose data is on this machine and that changed."""
+    written = []
+    for name, picture in galleries.items():
+        with contextlib.suppress(NoDataError):
+            written += render.write_files({name: picture}, folder, set())
     return written
-
-
-def check(results: list[Result], results_dir: Path, tables_dir: Path) -> list[str]:
-    """Published galleries that are not what the results yield, one line each."""
-    wanted = {
-        tables_dir / f"gallery_{name}.png": _data_hash(group)
-        for name, group in _groups(results).items()
-        if group[0].dataset.name in _PUBLISHABLE
-    }
-    found = [f"{path.name}: not what results/ yields" for path, data in wanted.items() if png_data_hash(path) != data]
-    return found + [f"{path.name}: no result yields it" for path in set(tables_dir.glob("gallery_*.png")) - set(wanted)]

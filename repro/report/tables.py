@@ -1,8 +1,9 @@
 """The tables as pure functions of the results: architectures, gaps, curves, writing and checking."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from repro import facts
@@ -231,8 +232,13 @@ def _series(history: dict[str, list[float]], name: str, scale: float) -> tuple[l
     return epochs or [float(epoch) for epoch in range(1, len(values) + 1)], values
 
 
-def render_all(results: Sequence[Result], expected: Expected, current: CodeHash | None) -> dict[str, render.Content]:
-    """Every generated file by name: text, or a picture that is yet to be drawn."""
+def render_all(
+    results: Sequence[Result],
+    expected: Expected,
+    current: CodeHash | None,
+    pictures: Mapping[str, figures.Picture] = MappingProxyType({}),
+) -> dict[str, render.Content]:
+    """Every generated file by name: text, or a picture that is yet to be drawn (`pictures` come from elsewhere)."""
     results = sorted(results, key=lambda r: (r.experiment, r.run_id))
     tables = build_tables(results, expected, current)
     files: dict[str, render.Content] = {}
@@ -246,16 +252,17 @@ def render_all(results: Sequence[Result], expected: Expected, current: CodeHash 
     for task in METRICS:
         if picture := training_figure(results, task, current):
             files[f"curves_{task}.png"] = picture
+    files |= pictures
     return files | {
         "README.md": render.index_markdown(tables, files),
         "index.json": render.index_json(tables, files),
     }
 
 
-def generated_names() -> set[str]:
+def generated_names(tables_dir: Path) -> set[str]:
     """Every file that this module may own in the folder of the tables; others are left alone."""
     names = {f"{name}.{form}" for name in TABLES for form in ("md", "csv", "tex")}
-    names |= {f"curves_{task}.png" for task in METRICS}
+    names |= {f"curves_{task}.png" for task in METRICS} | {path.name for path in tables_dir.glob("gallery_*.png")}
     return names | {"segmentation_per_class.csv", "README.md", "index.json"}
 
 
@@ -265,13 +272,15 @@ def write_tables(
     *,
     expected: Expected = (),
     current_code_hash: CodeHash | None = None,
+    pictures: Mapping[str, figures.Picture] = MappingProxyType({}),
 ) -> list[Path]:
     """Write what the results yield: files whose content changed; generated files no longer produced go.
 
     `expected` rows (experiment, model, task or kind, dataset, status) stand where an experiment has no
     result; `current_code_hash` gives a result's code hash today (None: unknown), and rows of other code
-    are marked stale. Returns the files written or deleted."""
-    return render.write_files(render_all(results, expected, current_code_hash), tables_dir, generated_names())
+    are marked stale; `pictures` are galleries by file name. Returns the files written or deleted."""
+    files = render_all(results, expected, current_code_hash, pictures)
+    return render.write_files(files, tables_dir, generated_names(tables_dir))
 
 
 def check_tables(
@@ -280,6 +289,8 @@ def check_tables(
     *,
     expected: Expected = (),
     current_code_hash: CodeHash | None = None,
+    pictures: Mapping[str, figures.Picture] = MappingProxyType({}),
 ) -> list[str]:
     """Differences between the folder and what the results yield, one line each; empty when up to date."""
-    return render.check_files(render_all(results, expected, current_code_hash), tables_dir, generated_names())
+    files = render_all(results, expected, current_code_hash, pictures)
+    return render.check_files(files, tables_dir, generated_names(tables_dir))
