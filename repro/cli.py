@@ -136,8 +136,7 @@ def data(
     dataset = open_dataset(name)
     info = dataset.info
     print(f"{info.title}: {info.source}; {info.size}; {info.licence}")
-    with _muted():
-        dataset.prepare()
+    dataset.prepare()
     if split is not None and split not in info.splits:
         raise unknown_name(f"split of {name}", split, info.splits)
     for each in info.splits:

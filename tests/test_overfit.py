@@ -1,33 +1,20 @@
 """The harness's own learners, compiled, learn a handful of pictures by heart."""
 
-import pytest
-
-from repro import backend
 from repro.data.base import open_dataset
 from repro.data.cache import OnDemand
 from repro.data.loader import collate
 from repro.harness.config import Data, Network, Train
+from repro.harness.evaluate import score
+from repro.harness.learner import make_learner
+from repro.harness.protocol import class_names_of
 
 SIDE = 48
 # one large shape a picture: a net whose last step is a fixed 8x interpolation cannot follow fine outlines
 DATA = Data(name="shapes", options={"image_size": SIDE, "max_objects": 1, "min_scale": 0.6, "max_scale": 0.9})
 
 
-@pytest.fixture(scope="module", autouse=True)
-def keras():
-    """Keras, on TensorFlow where it is installed."""
-    backend.select(backend.installed()[0])
-    import keras
-
-    return keras
-
-
 def overfit(name, task, count, steps, rate, **network):
     """Train on the first `count` pictures, all in one batch; returns (their records, the scores on them)."""
-    from repro.harness.evaluate import score
-    from repro.harness.learner import make_learner
-    from repro.harness.protocol import class_names_of
-
     dataset = open_dataset(DATA.name, **DATA.options)
     source, names = OnDemand(dataset, "train", (SIDE, SIDE), task), class_names_of(dataset, task)
     records = [source[index] for index in range(count)]
