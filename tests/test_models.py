@@ -20,9 +20,10 @@ FCNS = ("fcn32s", "fcn16s", "fcn8s")
 EVERY = pytest.mark.parametrize(("name", "options"), CASES.values(), ids=CASES)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def precision():
-    """Sets the precision for one test."""
+    """Full float32, on accelerators too; what it yields sets another precision for one test."""
+    backend.set_precision("float32")
     yield backend.set_precision
     backend.set_precision("float32")
 
@@ -37,7 +38,7 @@ def sketch():
 
     yield build
     # Keras remembers variables without values, and would give them some at the end of its next stateless scope
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
 
 
 def relative_error(a, b):

@@ -35,8 +35,8 @@ def computed(tmp_path_factory):
         )
         for name in backend.installed()
     }  # fmt: skip
-    for name, worker in workers.items():
-        assert worker.wait() == 0, f"the {name} worker failed:\n{(folder / f'{name}.log').read_text()[-3000:]}"
+    for name, status in {name: worker.wait() for name, worker in workers.items()}.items():
+        assert status == 0, f"the {name} worker failed:\n{(folder / f'{name}.log').read_text()[-3000:]}"
     return {name: dict(np.load(folder / f"{name}.npz")) for name in workers}
 
 
