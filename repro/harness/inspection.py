@@ -28,7 +28,7 @@ def describe(name: str, **settings: Any) -> dict[str, Any]:
             roles["frozen"] += 0 if variable.trainable else count
     params = sum(count for role, count in roles.items() if role != "frozen")
     convolutions = [layer for layer in model.layers if _is_convolution(layer)]
-    return {
+    card = {
         "name": name,
         "task": entry.task,
         "paper": entry.paper,
@@ -43,6 +43,9 @@ def describe(name: str, **settings: Any) -> dict[str, Any]:
         "flops": sum(flops_of(layer) for layer in model.layers),
         "deviations": list(registry.module_of(name).DEVIATIONS),
     }
+    # Keras keeps the empty variables in a list and would fill them all in the next stateless scope
+    keras.utils.clear_session(free_memory=False)
+    return card
 
 
 def _is_convolution(layer: keras.layers.Layer) -> bool:
