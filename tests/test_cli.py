@@ -293,7 +293,7 @@ def test_an_error_is_one_line_whatever_libraries_have_to_say(monkeypatch):
         ('{"schema_version": 1, ', "is not valid JSON", "delete it and run the experiment again"),
         ('{"schema_version": 99}', "has schema version 99", "use the release that wrote it"),
         ('{"schema_version": 1, "run_id": "bad"}', "is not a result file", "delete it and run the experiment again"),
-        ("[1, 2]", "has schema version None", "delete it and run the experiment again"),
+        ("[1, 2]", "is not a result file: it holds a list", "delete it and run the experiment again"),
     ],
     ids=["cut", "future", "other", "list"],
 )
