@@ -62,7 +62,8 @@ def survey(tasks: list[Task], fresh: bool) -> None:
         task.todo = [seed for seed in task.job.seeds if fresh or find(task.job, seed, results) is None]
         known = [result.wall_s for result in results if result.config_hash == task.job.config_hash]
         if known and all(result.status == "ok" for result in results):
-            task.seconds = sum(known) / len(known)
+            # a process has to start, however little it then has to do
+            task.seconds = max(2.0, sum(known) / len(known))
         task.state = "waiting" if task.todo else "finished"
     named = {task.job.experiment: task for task in tasks}
     for task in reversed(in_order(tasks, by_value=False)):
