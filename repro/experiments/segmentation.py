@@ -1,6 +1,6 @@
 """Segmentation presets: FCN-32s, then 16s from its weights, then 8s from those (Long et al., Section 4.2).
 
-shapes-*         smoke  generated pictures, narrow networks: about 20 s each on 2 cores
+shapes-*         smoke  generated pictures, narrow networks: about 30 s each on 2 cores
 camvid-narrow-*  lab    CamVid at 180x240, an eighth of the width: minutes a seed on 2 cores, run by name
 camvid-*         lab    CamVid at 360x480, full width: minutes a seed on one GPU
 """

@@ -1,7 +1,7 @@
 """Architectures, speed and peers.
 
 architectures  seconds: every network built without memory, counted
-speed-*        smoke: narrow, 64x64; lab: full width at the paper's size (5 to 10 minutes each on 2 cores)
+speed-*        smoke: narrow, 64x64; lab: full width at the paper's size (3 to 5 minutes each on 2 cores)
 peer-vgg16     VGG-16's convolutions beside keras.applications, keras-cv and torchvision
 """
 
