@@ -85,6 +85,7 @@ def describe(
     size: str | None = None,
     width: float = 1.0,
     depth: float = 1.0,
+    heads: Literal["infer", "train"] = "infer",
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """Parameters, shapes, operations and deviations of an architecture.
@@ -97,6 +98,7 @@ def describe(
         size: Image size, HxW.
         width: Share of the channels of every layer, above 0 and up to 1.
         depth: Share of the layers of every block, above 0 and up to 1.
+        heads: "train" counts the heads that only training has.
         as_json: Print JSON.
     """
     registry.architecture(name)
@@ -105,7 +107,7 @@ def describe(
 
     card = inspect(
         name, variant=variant, num_classes=classes, channels=channels, input_size=parse_size(size), width=width,
-        depth=depth,
+        depth=depth, heads=heads,
     )  # fmt: skip
     if as_json:
         print(json.dumps(card, indent=1))
@@ -166,7 +168,7 @@ def train(
     width: float = 1.0,
     depth: float = 1.0,
     variant: str | None = None,
-    padding: Literal["caffe", "same"] | None = None,
+    padding: Literal["caffe", "same", "valid"] | None = None,
     init: str = "random",
     precision: Precision = "float32",
     seed: int = 0,
@@ -185,7 +187,7 @@ def train(
         width: Share of the channels of every layer.
         depth: Share of the layers of every block.
         variant: "paper" or "released" where the two differ.
-        padding: How FCNs pad: "caffe" as released, "same" for small images.
+        padding: FCNs: "caffe" as released, "same" for small images. U-Net: "valid" as in the paper, or "same".
         init: random or imagenet.
         precision: float32, tf32 or mixed_bfloat16.
         seed: Of the weights, the order of the data and the augmentation.

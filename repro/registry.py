@@ -12,7 +12,9 @@ Task = Literal["classification", "segmentation"]
 
 @dataclass(frozen=True)
 class Architecture:
-    """One architecture. `input_size` is (height, width); `num_classes` and `variants[0]` are its defaults."""
+    """One architecture. `input_size` is (height, width); `num_classes` and `variants[0]` are its defaults.
+    `auxiliary`: it has outputs that only training needs (`heads="train"`). `backbone`: the classifier whose layers it
+    shares by name, whose weights it can start from."""
 
     name: str
     paper: str
@@ -23,16 +25,27 @@ class Architecture:
     num_classes: int
     channels: int = 3
     variants: tuple[str, ...] = ("paper",)
+    auxiliary: bool = False
+    backbone: str = ""
 
 
+_FCN_VARIANTS = ("paper", "released")
 _TABLE = (
-    Architecture("vgg16", "vgg16", "classification", "repro.models.vgg", "vgg16", (224, 224), 1000),
+    Architecture("vgg16", "vgg16", "classification", "repro.models.vgg", "vgg16", (224, 224), 1000,
+                 backbone="vgg16"),
+    Architecture("googlenet", "googlenet", "classification", "repro.models.googlenet", "googlenet", (224, 224), 1000,
+                 auxiliary=True, backbone="googlenet"),
     Architecture("fcn32s", "fcn", "segmentation", "repro.models.fcn", "fcn32s", (500, 500), 21,
-                 variants=("paper", "released")),
+                 variants=_FCN_VARIANTS, backbone="vgg16"),
     Architecture("fcn16s", "fcn", "segmentation", "repro.models.fcn", "fcn16s", (500, 500), 21,
-                 variants=("paper", "released")),
+                 variants=_FCN_VARIANTS, backbone="vgg16"),
     Architecture("fcn8s", "fcn", "segmentation", "repro.models.fcn", "fcn8s", (500, 500), 21,
-                 variants=("paper", "released")),
+                 variants=_FCN_VARIANTS, backbone="vgg16"),
+    Architecture("fcn_googlenet", "fcn", "segmentation", "repro.models.fcn", "fcn_googlenet", (500, 500), 21,
+                 backbone="googlenet"),
+    Architecture("segnet", "segnet", "segmentation", "repro.models.segnet", "segnet", (360, 480), 11,
+                 backbone="vgg16"),
+    Architecture("unet", "unet", "segmentation", "repro.models.unet", "unet", (572, 572), 2, channels=1),
 )  # fmt: skip
 ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in _TABLE}
 
@@ -68,13 +81,19 @@ def build(
     variant: str | None = None,
     width: float = 1.0,
     depth: float = 1.0,
+    heads: str = "infer",
     **options: Any,
 ) -> Any:
     """Build a network as a `keras.Model` that maps float32 images [B,H,W,C] in 0..255 to raw scores.
 
-    None means the architecture's default. Raises ReproError for an impossible setting."""
+    None means the architecture's default. `heads="train"` adds the outputs that only training needs, where the
+    architecture has any. Raises ReproError for an impossible setting."""
     entry = architecture(name)
     check(name, variant, width, depth)
+    if heads not in ("infer", "train"):
+        raise unknown_name("choice of heads", heads, ("infer", "train"))
+    if entry.auxiliary:
+        options["heads"] = heads
     function: Callable[..., Any] = getattr(module_of(name), entry.function)
     classes = entry.num_classes if num_classes is None else num_classes
     image_channels = entry.channels if channels is None else channels

@@ -20,12 +20,15 @@ NUM_CLASSES = 5
 SIZE = (40, 56)  # 56 = 8 x 7 and 40 = 8 x 5: poolings 4 and 5 round up, so that "same" FCNs must cut
 SMALL = {"width": 1 / 16, "depth": 0.3, "num_classes": NUM_CLASSES, "input_size": SIZE}
 
-_OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {"fcn": ({"padding": "same"}, {"padding": "caffe"})}
+_OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
+    **dict.fromkeys(("fcn32s", "fcn16s", "fcn8s"), ({"padding": "same"}, {"padding": "caffe"})),
+    "unet": ({"padding": "same"}, {"padding": "valid"}),
+}
 # case -> (architecture, its options): the whole registry
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "-".join([entry.name, *options.values()]): (entry.name, options)
     for entry in registry.ARCHITECTURES.values()
-    for options in _OPTIONS.get(entry.paper, ({},))
+    for options in _OPTIONS.get(entry.name, ({},))
 }
 # a train step takes the longest to compile: one for each architecture, with its first options
 STEP_CASES = list({name: case for case, (name, _) in reversed(CASES.items())}.values())
@@ -37,12 +40,16 @@ def numbers(name: str, shape: tuple[int, ...], scale: float = 1.0) -> np.ndarray
 
 
 def fill(model: Any) -> None:
-    """Give every weight a value that depends on its layer's and its own name; biases are not zero."""
+    """Give every weight a value that depends on its layer's and its own name; biases are not zero, moving statistics
+    not those of a fresh network."""
     for layer in model.layers:
         for variable in layer.weights:
             kernel = len(variable.shape) > 1
             scale = math.sqrt(2 / math.prod(variable.shape[:-1])) if kernel else 0.1
-            variable.assign(numbers(f"{layer.name}/{variable.name}", variable.shape, scale))
+            values = numbers(f"{layer.name}/{variable.name}", variable.shape, scale)
+            # of batch normalisation: factors and variances are about 1, and variances are not negative
+            near_one = variable.name in ("gamma", "moving_variance")
+            variable.assign(np.exp(values) if near_one else values)
 
 
 def batch_of(name: str, count: int = 2, size: tuple[int, int] = SIZE, channels: int = 3) -> dict[str, np.ndarray]:
@@ -61,7 +68,8 @@ def learner_of(name: str, options: dict[str, Any], **settings: Any) -> Any:
     from repro.harness.config import Data, Network, Train
     from repro.harness.learner import make_learner
 
-    network = Network(name=name, width=SMALL["width"], depth=SMALL["depth"], input_size=SIZE, options=options)
+    small = dict(width=SMALL["width"], depth=SMALL["depth"], input_size=SIZE, channels=3)
+    network = Network(name=name, options=options, **small)
     config = Train(network=network, data=Data(name="shapes"), recipe="suite", epochs=1, batch_size=2, **settings)
     return make_learner(config, NUM_CLASSES, seed=0, total_steps=100)
 
@@ -157,27 +165,36 @@ def _loss(function: str, **options: Any) -> tuple[Callable[..., list], list[np.n
 
 
 def _affine() -> tuple[Callable[..., list], list[np.ndarray]]:
-    """`RandomAffine` with drawn numbers given: keras.random draws others on every backend."""
+    """`Augment`, separable and dense, with drawn numbers given: keras.random draws others on every backend."""
     from keras import ops
 
-    from repro.data.augment import RandomAffine
+    from repro.data.augment import Augment
 
-    class Drawn(RandomAffine):
-        def __call__(self, batch):
-            # zoom, mirror, shift of the rows, shift of the columns; for each of two images
-            self.drawn = iter([[0.83, 1.29], [-0.4, 0.7], [3.3, -7.9], [-5.2, 6.1]])
-            return super().__call__(batch)
+    # zoom, mirror, shift of the rows, shift of the columns; for each of two images
+    affine = [[0.83, 1.29], [-0.4, 0.7], [3.3, -7.9], [-5.2, 6.1]]
+    # the same, and the window's top and left, degrees, contrast, brightness
+    dense = [*affine, [0.2, 0.9], [0.6, 0.1], [17.0, -140.0], [-0.05, 0.1], [0.08, -0.02]]
 
+    class Drawn(Augment):
         def _uniform(self, count, low, high):
             return ops.convert_to_tensor(np.asarray(next(self.drawn), "float32"))
 
-    augment, labels = Drawn(0, flip=True, jitter=8, zoom=(0.8, 1.3)), batch_of("fcn8s")["semantic"]
+        def _normal(self, shape):
+            return ops.convert_to_tensor(numbers("elastic", shape))
+
+    affine_only = Drawn(0, flip=True, jitter=8, zoom=(0.8, 1.3))
+    everything = Drawn(0, (16, 24), True, 8, (0.8, 1.3), rotate=180, elastic=3, grey=0.1)
+    labels = batch_of("fcn8s")["semantic"]
 
     def call(image):
-        batch = augment({"image": image, "semantic": ops.convert_to_tensor(labels)})
-        return [batch["image"], batch["semantic"]]
+        outputs = []
+        for augment, draws in ((affine_only, affine), (everything, dense)):
+            augment.drawn = iter(draws)
+            batch = augment({"image": image, "semantic": ops.convert_to_tensor(labels)})
+            outputs += [batch["image"], batch["semantic"]]
+        return outputs
 
-    return call, [numbers("image", (2, *SIZE, 3))]
+    return call, [numbers("image", (2, *SIZE, 3), 90)]
 
 
 OPS: dict[str, Callable[[], tuple[Callable[..., list], list[np.ndarray]]]] = {
@@ -202,7 +219,7 @@ def main() -> None:
     backend.set_precision("float32")
     found: dict[str, np.ndarray] = {}
     for case, (name, options) in CASES.items():
-        model = registry.build(name, **SMALL, **options)
+        model = registry.build(name, channels=3, heads="train", **SMALL, **options)
         fill(model)
         images = backend.to_device(batch_of(name)["image"].astype("float32"))
         for mode in MODES[chosen]:

@@ -1,9 +1,8 @@
-"""From samples to batches: fitting, caching, order, augmentation."""
+"""From samples to batches: fitting, caching, order."""
 
 import numpy as np
 import pytest
 
-from repro.data.augment import RandomAffine
 from repro.data.base import VOID, Sample
 from repro.data.cache import Mapped, OnDemand, centre_crop, decoded, fit_scale, letterbox
 from repro.data.loader import in_order, stream
@@ -111,54 +110,3 @@ def test_in_order_fills_the_last_batch_and_counts_it():
         ([3, 4, 5], 3),
         ([6, 6, 6], 1),
     ]
-
-
-def _batch(height=12, width=18):
-    generator = np.random.default_rng(0)
-    image = generator.integers(0, 256, (6, height, width, 3)).astype("uint8")
-    return {"image": image, "semantic": generator.integers(0, 5, (6, height, width)).astype("uint8")}
-
-
-def _augmented(augment, batch):
-    import keras
-
-    return {name: np.asarray(keras.ops.convert_to_numpy(value)) for name, value in augment(batch).items()}
-
-
-def test_augmentation_that_does_nothing_changes_nothing():
-    batch = _batch()
-    out = _augmented(RandomAffine(0), batch)
-    np.testing.assert_allclose(out["image"], batch["image"], atol=1e-3)
-    np.testing.assert_array_equal(out["semantic"], batch["semantic"])
-
-
-def test_mirroring_flips_image_and_labels_together_and_only_some():
-    batch = _batch()
-    out = _augmented(RandomAffine(3, flip=True), batch)
-    flipped = [np.allclose(out["image"][i], batch["image"][i][:, ::-1], atol=1e-3) for i in range(6)]
-    kept = [np.allclose(out["image"][i], batch["image"][i], atol=1e-3) for i in range(6)]
-    assert all(a != b for a, b in zip(flipped, kept, strict=True))
-    assert 0 < sum(flipped) < 6
-    for i in range(6):
-        expected = batch["semantic"][i][:, ::-1] if flipped[i] else batch["semantic"][i]
-        np.testing.assert_array_equal(out["semantic"][i], expected)
-
-
-def test_what_is_shifted_in_from_outside_is_void_and_labels_follow_the_image():
-    height, width = 16, 24
-    ramp = np.broadcast_to(np.arange(width, dtype="uint8")[None, None, :, None] * 10, (6, height, width, 3))
-    labels = np.broadcast_to(np.arange(width, dtype="uint8")[None, None, :], (6, height, width))
-    out = _augmented(RandomAffine(1, jitter=6), {"image": ramp.copy(), "semantic": labels.copy()})
-    inside = out["semantic"] != VOID
-    assert 0 < (~inside).sum() < inside.sum()
-    # the ramp says which source column a pixel shows; its label must be the nearest one
-    shown = out["image"][..., 0] / 10
-    assert np.abs(shown[inside] - out["semantic"][inside]).max() <= 0.5 + 1e-3
-
-
-def test_zooming_in_shows_less_of_the_picture():
-    width = 24
-    ramp = np.broadcast_to(np.arange(width, dtype="float32")[None, None, :, None], (4, 16, width, 3)).copy()
-    out = _augmented(RandomAffine(0, zoom=(2.0, 2.0)), {"image": ramp})["image"]
-    span = out[:, 8, -1, 0] - out[:, 8, 0, 0]
-    np.testing.assert_allclose(span, (width - 1) / 2, rtol=1e-4)

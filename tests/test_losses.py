@@ -7,7 +7,7 @@ from keras import ops
 
 from repro.errors import ReproError
 from repro.metrics.segmentation import confusion_matrix, segmentation_scores
-from repro.ops.losses import dice_loss, softmax_cross_entropy
+from repro.ops.losses import dice_loss, segmentation_loss, sigmoid_cross_entropy, softmax_cross_entropy
 
 VOID = 255
 MODES = pytest.mark.parametrize("compiled", [False, True], ids=["eager", "xla"])
@@ -38,7 +38,12 @@ def value_and_grad(loss, logits, labels, compiled=False):
 
 
 def example(num_classes=4, shape=(2, 5, 6), seed=0):
-    """Logits float32 [...,K], labels uint8 [...] with void, class weights [K], pixel weights [...]."""
+    """Logits float32 [...,K], labels uint8 [...] with void, class weights [K], pixel weights [...].
+
+    Of one class, logits float32 [...,1] of the second of two."""
+    if num_classes == 1:
+        logits, *rest = example(2, shape, seed)
+        return logits[..., 1:], *rest
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 3, (*shape, num_classes)).astype("float32")
     labels = rng.integers(0, num_classes, shape).astype("uint8")
@@ -98,18 +103,68 @@ def test_image_labels_use_class_255_when_there_is_no_void():
         softmax_cross_entropy(logits, labels)
 
 
+def two_scores(logits):
+    """Float64 scores [...,2] of two classes with the same probabilities as one score [...,1]."""
+    return np.concatenate([np.zeros_like(logits), logits], axis=-1).astype(np.float64)
+
+
 @MODES
-@pytest.mark.parametrize("loss", [softmax_cross_entropy, dice_loss])
+@pytest.mark.parametrize("weighted", ["none", "class", "pixel", "both"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_sigmoid_cross_entropy_and_gradient_equal_numpy(compiled, weighted, reduction):
+    logits, labels, class_weights, pixel_weight = example(num_classes=1)
+    logits[0, 0] = 0  # where fresh score layers start, and where a max or an absolute value has no derivative
+    weights = {
+        "class_weights": class_weights if weighted in ("class", "both") else None,
+        "pixel_weight": pixel_weight if weighted in ("pixel", "both") else None,
+    }
+    value, gradient = value_and_grad(
+        lambda x, y: sigmoid_cross_entropy(x, y, reduction=reduction, **weights), logits, labels, compiled
+    )
+    expected, slopes = cross_entropy_reference(two_scores(logits), labels, reduction=reduction, **weights)
+    assert value == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_allclose(gradient, slopes[..., 1:], rtol=1e-5, atol=1e-6)
+    assert not gradient[labels == VOID].any()
+
+
+def test_sigmoid_cross_entropy_by_hand():
+    # sigmoid(ln 3) is 3/4; the void pixel and its wild logit count nowhere
+    logits = np.log(np.array([[[[3], [3], [1e30]]]], "float32"))
+    labels = np.array([[[0, 1, VOID]]], "uint8")
+    four, four_thirds = np.log(4), np.log(4 / 3)
+    assert float(sigmoid_cross_entropy(logits, labels)) == pytest.approx((four + four_thirds) / 2, rel=1e-6)
+    total = sigmoid_cross_entropy(logits, labels, class_weights=[10.0, 1.0], reduction="sum")
+    assert float(total) == pytest.approx(10 * four + four_thirds, rel=1e-6)
+
+
+@MODES
+@pytest.mark.parametrize(("loss", "value_at_wrong"), [(sigmoid_cross_entropy, 1e4), (dice_loss, 2 / 3)])
+def test_extreme_single_scores_stay_finite(compiled, loss, value_at_wrong):
+    logits = np.array([[[[1e4], [-1e4]]]], "float32")
+    for labels, expected in (([[[1, 0]]], 0.0), ([[[0, 1]]], value_at_wrong)):  # Dice: 1 - s / (1 + 1 + s)
+        value, gradient = value_and_grad(loss, logits, np.array(labels, "uint8"), compiled)
+        assert value == pytest.approx(expected, abs=1e-6)
+        assert np.isfinite(gradient).all()
+
+
+def test_sigmoid_cross_entropy_is_precise_for_confident_scores():
+    logits = np.full((1, 1, 1, 1), 30.0, "float32")
+    loss = float(sigmoid_cross_entropy(logits, np.ones((1, 1, 1), "uint8")))
+    assert loss == pytest.approx(np.exp(-30.0), rel=1e-4)
+
+
+@MODES
+@pytest.mark.parametrize("loss", [softmax_cross_entropy, dice_loss, sigmoid_cross_entropy])
 def test_batch_of_void_has_no_loss_and_no_gradient(compiled, loss):
-    logits, labels, _, _ = example()
+    logits, labels, _, _ = example(num_classes=1 if loss is sigmoid_cross_entropy else 4)
     value, gradient = value_and_grad(loss, logits, np.full_like(labels, VOID), compiled)
     assert value == 0
     assert not gradient.any()
 
 
-@pytest.mark.parametrize("loss", [softmax_cross_entropy, dice_loss])
+@pytest.mark.parametrize("loss", [softmax_cross_entropy, dice_loss, sigmoid_cross_entropy])
 def test_half_precision_logits_are_computed_in_float32(loss):
-    logits, labels, _, _ = example()
+    logits, labels, _, _ = example(num_classes=1 if loss is sigmoid_cross_entropy else 4)
     half = ops.cast(logits, "bfloat16")
     value = loss(half, labels)
     assert keras.backend.standardize_dtype(value.dtype) == "float32"
@@ -128,10 +183,10 @@ def test_extreme_logits_and_infinite_weights_of_absent_classes_stay_finite():
 
 
 @MODES
-@pytest.mark.parametrize("loss", [softmax_cross_entropy, dice_loss])
+@pytest.mark.parametrize("loss", [softmax_cross_entropy, dice_loss, sigmoid_cross_entropy])
 @pytest.mark.parametrize("label", [4, 254, -1])
 def test_label_that_is_neither_class_nor_void_gives_nan(compiled, loss, label):
-    logits, labels, _, _ = example()
+    logits, labels, _, _ = example(num_classes=1 if loss is sigmoid_cross_entropy else 4)
     labels = labels.astype("int32")
     labels[1, 2, 3] = label
     value, _ = value_and_grad(loss, logits, labels, compiled)
@@ -153,6 +208,8 @@ def test_arguments_that_would_broadcast_are_refused(change):
     logits, labels, _, _ = example()
     with pytest.raises(ValueError, match=next(iter(change))):
         softmax_cross_entropy(logits, **({"labels": labels} | change))
+    with pytest.raises(ValueError, match=next(iter(change))):
+        sigmoid_cross_entropy(logits[..., :1], **({"labels": labels} | change))
 
 
 def dice_reference(logits, labels, smooth):
@@ -180,6 +237,15 @@ def test_dice_loss_and_gradient_equal_numpy(compiled, smooth):
     assert (gradient * direction).sum() == pytest.approx(slope / 2e-5, rel=1e-4)
 
 
+@MODES
+def test_dice_loss_of_a_single_score_is_that_of_two_classes(compiled):
+    logits, labels, _, _ = example(num_classes=1)
+    value, gradient = value_and_grad(dice_loss, logits, labels, compiled)
+    assert value == pytest.approx(dice_reference(two_scores(logits), labels, 1.0), abs=1e-6)
+    _, slopes = value_and_grad(dice_loss, two_scores(logits).astype("float32"), labels, compiled)
+    np.testing.assert_allclose(gradient, slopes[..., 1:], rtol=1e-5, atol=1e-8)
+
+
 def test_dice_loss_of_a_hard_prediction_is_one_minus_the_mean_dice_score():
     _, labels, _, _ = example(num_classes=3, seed=2)
     prediction = np.random.default_rng(3).integers(0, 3, labels.shape)
@@ -201,3 +267,38 @@ def test_dice_loss_at_its_limits(compiled):
     assert np.isfinite(gradient).all()
     with pytest.raises(ValueError, match="smooth"):
         dice_loss(perfect, labels, smooth=0.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss", "num_classes", "options"),
+    [
+        ("cross_entropy", softmax_cross_entropy, 4, {"class_weights": [1.0, 2.0, 3.0, 4.0]}),
+        ("sigmoid", sigmoid_cross_entropy, 1, {"reduction": "sum"}),
+        ("dice", dice_loss, 4, {"smooth": 0.5}),
+        ("dice", dice_loss, 1, {}),
+    ],
+)
+def test_segmentation_loss_is_the_loss_of_its_kind(kind, loss, num_classes, options):
+    logits, labels, _, _ = example(num_classes)
+    assert float(segmentation_loss(logits, labels, kind, **options)) == float(loss(logits, labels, **options))
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_classes", "message"),
+    [
+        ("sigmoid", 4, "one score for each pixel, not 4. give 1 class"),
+        ("cross_entropy", 1, "learns nothing from one score. give 2 classes, or the loss sigmoid"),
+        ("cross_entropie", 4, "unknown loss 'cross_entropie'. did you mean cross_entropy"),
+    ],
+)
+def test_losses_that_do_not_fit_the_scores_are_refused(kind, num_classes, message):
+    logits, labels, _, _ = example(num_classes)
+    with pytest.raises(ReproError, match=message):
+        segmentation_loss(logits, labels, kind)
+
+
+@pytest.mark.parametrize(("kind", "num_classes"), [("sigmoid", 1), ("dice", 1), ("cross_entropy", 2)])
+def test_void_that_is_one_of_two_classes_is_refused(kind, num_classes):
+    logits, labels, _, _ = example(num_classes)
+    with pytest.raises(ReproError, match="void label 1 is also one of the 2 classes"):
+        segmentation_loss(logits, labels, kind, void=1)

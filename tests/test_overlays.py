@@ -15,6 +15,7 @@ from repro.report import overlays
 from repro.report.palette import colourise, decolourise, voc_colormap
 
 CAMVID = CamVid.info.palette
+DUBAI = ((60, 16, 152), (132, 41, 246), (110, 193, 228), (254, 221, 58), (226, 169, 41))
 GREY = np.full((80, 100, 3), 90, np.uint8)
 
 
@@ -189,3 +190,63 @@ def test_contact_sheet_shows_all_that_a_sample_has():
     with pytest.raises(ReproError) as error:
         overlays.contact_sheet(data, "train", 0)
     one_line(error, "at least 1")
+
+
+def a_dataset(classes, palette, channels, sizes, strange=()):
+    """A segmentation set of random maps over all classes, with void in a corner; `strange` samples have no mask."""
+
+    class Fake:
+        info = Info(
+            name="fake", title="Fake", source="-", version="1", licence="-", size="-", splits=("val",),
+            tasks=("segmentation",), semantic_classes=tuple(f"class {i}" for i in range(classes)), palette=palette,
+            channels=channels,
+        )  # fmt: skip
+
+        def size(self, split):
+            return len(sizes)
+
+        def sample(self, split, index):
+            height, width = sizes[index]
+            # broad stripes, so that every class keeps its colour where regions meet
+            semantic = (np.arange(width) * classes // width + np.zeros((height, 1))).astype(np.uint8)
+            semantic[: height // 4, : width // 4] = VOID
+            image = np.full((height, width, channels), 90, np.uint8)
+            return Sample(f"{index}", image, semantic=None if index in strange else semantic)
+
+    return Fake()
+
+
+@pytest.mark.parametrize(
+    ("classes", "palette", "channels", "sizes"),
+    [
+        (2, ((0, 0, 0), (255, 255, 255)), 1, [(512, 512)] * 3),
+        (5, DUBAI, 3, [(644, 797), (509, 544)]),
+        (21, None, 3, [(375, 500), (500, 333)]),
+        (19, tuple((10 * i, 255 - 10 * i, 128) for i in range(19)), 3, [(1024, 2048)]),
+        (3, ((128, 0, 0), (0, 0, 0), (224, 224, 192)), 3, [(300, 200), (200, 300)]),
+    ],
+    ids=["isbi2012", "dubai", "voc2012_seg", "cityscapes", "oxford_iiit_pet"],
+)  # fmt: skip
+def test_contact_sheets_of_every_kind_of_label_map(classes, palette, channels, sizes):
+    sheet = overlays.contact_sheet(a_dataset(classes, palette, channels, sizes), "val", 4)
+    assert sheet.shape[1] <= 1280
+    colours = voc_colormap(21) if palette is None else palette
+    for colour in colours[:classes]:
+        assert (sheet == colour).all(axis=2).sum() > 100, "in the legend at least"
+    assert (sheet == 90).all(axis=2).sum() > 1000, "the image beside its mask"
+
+
+def test_contact_sheet_of_a_split_with_and_without_masks():
+    sheet = overlays.contact_sheet(a_dataset(3, None, 3, [(50, 60)] * 3, strange=(0, 2)), "val", 3)
+    assert (sheet == voc_colormap()[2]).all(axis=2).sum() > 100
+    overlays.contact_sheet(a_dataset(3, None, 1, [(50, 60)], strange=(0,)), "val", 1)
+
+
+def test_long_titles_of_a_grid_take_more_lines_and_none_is_lost():
+    picture = np.zeros((20, 20, 3), np.uint8)
+    short = overlays.grid([[picture, picture]], ["unet", "segnet"])
+    long = overlays.grid([[picture, picture]], ["unet", "segnet (median-frequency loss), camvid-narrow-segnet"])
+    assert short.shape[0] < long.shape[0] <= short.shape[0] + 2 * 18
+    # the picture is below its title in both, and the short title stands right above it
+    top = long.shape[0] - short.shape[0]
+    np.testing.assert_array_equal(long[top + 12 :, : 12 + 260], short[12:, : 12 + 260])

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import re
 from pathlib import Path
@@ -11,13 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.text import Text
 
 from repro import facts
 from repro.errors import ReproError
 from repro.harness.inspection import describe
 from repro.harness.record import Dataset, Init, Machine, Result, Timing, Xla, read_result, write_result
 from repro.registry import ARCHITECTURES
-from repro.report import figures, pooling, readme, render, tables
+from repro.report import cost, figures, pooling, readme, render, scatter, tables
 
 CAMVID = Dataset(name="camvid", version="1", split="test", fingerprint="f" * 16, official=True)
 COPY = Dataset(name="camvid", version="1", split="test", fingerprint="e" * 16, official=False, note="JPEG files")
@@ -173,7 +175,7 @@ def test_stale_rows_are_marked_and_come_after_current_ones():
     runs = [result("old", code_hash=OLD), result("new", metrics=scores(0.6))]
     today = files_of(runs, current=lambda r: NEW)
     assert [row["code"] for row in rows_of(today, "segmentation")] == ["current", "stale"]
-    lines = [line for line in today["segmentation.md"].splitlines() if line.startswith("| S")]
+    lines = re.findall(r"^\| S[0-9a-f]{6} .*", today["segmentation.md"], re.MULTILINE)
     assert ["stale" in line for line in lines] == [False, True]
     assert "stale" in readme.headline([runs[0]], current_code_hash=lambda r: NEW)
     assert "stale" not in files_of(runs, current=lambda r: None)["segmentation.md"]
@@ -203,9 +205,11 @@ def test_a_copy_never_stands_under_the_benchmarks_name_or_beside_its_figures():
         "0.4983",
         "SegNet paper Table 3",
     )
-    copy = re.findall(r"^#+ .*CamVid(?! \(copy: JPEG files\)), test split", files["segmentation.md"], re.MULTILINE)
+    copy = re.findall(
+        r"^#+ .*CamVid(?! \(not official: JPEG files\)), test split", files["segmentation.md"], re.MULTILINE
+    )
     assert len(copy) == 2, "the official section and its per-class table, nothing else"
-    assert "CamVid (copy: JPEG files), test" in readme.headline([result("copy", dataset=COPY)])
+    assert "CamVid (not official: JPEG files), test" in readme.headline([result("copy", dataset=COPY)])
 
 
 def test_sections_put_the_baseline_first_and_smoke_last():
@@ -248,6 +252,219 @@ def test_architectures_compare_every_count():
         "c": "no",
     }
     assert "Deviation of every network: one." in files["architectures.md"]
+
+
+DUBAI = Dataset(name="dubai", version="1", split="test", fingerprint="c" * 16, official=False, note="no official split")
+
+
+def trained(run_id, model="fcn8s", latency=10.0, mean_iou=0.5, data=None, tile_margin=None, more=None, **fields):
+    """A training result as it is written today: with the cost of the network beside its scores."""
+    config = {
+        "type": "train", "network": {"options": {"padding": "same"}}, "data": {"name": "camvid"} | (data or {}),
+        "loss_options": {}, "augment": {"flip": True, "jitter": 8, "zoom": [0.9, 1.4]}, "batch_size": 8,
+        "tile_margin": tile_margin,
+    }  # fmt: skip
+    config |= fields.pop("config", {})
+    metrics = scores(mean_iou, params=1_200_000, flops=3_400_000_000, **(more or {}))
+    base = {"model": model, "experiment": f"camvid-{model}", "config": config, "metrics": metrics}
+    base |= {"timings": {"latency.xla": timing(latency)}, "peak_memory_mib": 1500.4}
+    return result(run_id, **(base | fields))
+
+
+def test_costs_stand_beside_the_score():
+    runs = [trained("a", latency=10.0), trained("b", seed=1, latency=12.0, mean_iou=0.6, peak_memory_mib=1700.0)]
+    files = files_of(runs)
+    (row,) = rows_of(files, "segmentation_cost")
+    assert (row["params"], row["flops"], row["train_peak_memory_mib"]) == ("1200000", "3400000000", "1700.0")
+    values = [float(row[f"latency_ms_{part}"]) for part in ("median", "p5", "p95", "n")]
+    assert values == pytest.approx([11.0, 9.0, 13.2, 100])
+    assert float(row["fps"]) == pytest.approx(1000 / 11)
+    assert (row["latency_of"], float(row["mean_iou_mean"])) == ("image", pytest.approx(0.55))
+    assert row["row"] == rows_of(files, "segmentation")[0]["row"]
+    section = files["segmentation.md"].split("#### Cost: CamVid, test split, reduced scale")[1].split("####")[0]
+    (line,) = (text for text in section.splitlines() if text.startswith("| S"))
+    found = [cell.strip() for cell in line.strip("|").split("|")]
+    assert found[2:] == ["55.0 ± 7.1", "1.20", "3.40", "11.0 (9.00–13.2)", "100", "90.9", "1700"]
+
+
+def test_older_results_have_empty_costs_and_alone_no_section():
+    old = trained("old", timings={}, metrics=scores(0.4), experiment="old", model="fcn32s")
+    assert "Cost:" not in files_of([old])["segmentation.md"]
+    assert "segmentation_cost.csv" not in files_of([old])
+    files = files_of([old, trained("new")])
+    rows = {row["model"]: row for row in rows_of(files, "segmentation_cost")}
+    assert (rows["fcn32s"]["params"], rows["fcn32s"]["fps"]) == ("", "")
+    assert files["segmentation.md"].count("| fcn32s") == 2
+
+
+def test_costs_never_pool_hardware():
+    runs = [trained("cpu", latency=50.0), trained("gpu", seed=1, machine=machine("m2", "NVIDIA H200", driver="570"))]
+    rows = {row["hardware"]: row for row in rows_of(files_of(runs), "segmentation_cost")}
+    assert {name: float(row["latency_ms_median"]) for name, row in rows.items()} == {
+        "NVIDIA H200": 10.0,
+        "Xeon (2 cores)": 50.0,
+    }
+    assert len({row["row"] for row in rows.values()}) == 1
+
+
+def test_tiles_are_no_images():
+    tiled = {"data": {"size": [512, 512]}, "tile_margin": 32, "input_size": (192, 192), "dataset": DUBAI}
+    (row,) = rows_of(files_of([trained("a", **tiled)]), "segmentation_cost")
+    assert (row["latency_of"], row["fps"]) == ("tile", ""), "nobody counted the tiles"
+    files = files_of([trained("a", more={"tiles": 16}, **tiled)])
+    (row,) = rows_of(files, "segmentation_cost")
+    assert float(row["fps"]) == pytest.approx(1000 / (16 * 10))
+    assert "input 192x192 tiles of 512x512" in files["segmentation.md"]
+    assert rows_of(files, "segmentation")[0]["image_width"] == "512"
+    assert "160 ms" in readme.headline([trained("a", more={"tiles": 16}, **tiled)])
+    assert "10.0 ms a tile" in readme.headline([trained("a", **tiled)])
+
+
+@pytest.mark.parametrize(
+    ("options", "data", "text"),
+    [
+        ({}, {}, "cross-entropy"),
+        ({"class_weights": "median_frequency"}, {}, "cross-entropy, median-frequency"),
+        ({"class_weights": [1.0, 2.0]}, {}, "cross-entropy, class weights"),
+        ({"kind": "dice"}, {}, "Dice"),
+        ({"kind": "sigmoid"}, {"options": {"weight_map": True}}, "sigmoid cross-entropy, weight map"),
+        ({"reduction": "sum"}, {"options": {"weight_map": False}}, "cross-entropy, reduction sum"),
+    ],
+)
+def test_the_loss_is_named(options, data, text):
+    assert pooling.loss_text({"type": "train", "loss_options": options, "data": data}) == text
+    assert pooling.loss_text({"type": "evaluate"}) == ""
+
+
+def test_rows_say_what_they_were_trained_with_where_it_differs():
+    balanced = {"loss_options": {"class_weights": "median_frequency"}, "label": "balanced", "augment": {}}
+    runs = [
+        result("base", kind="eval", model="majority", experiment="z", init=None, input_size=(0, 0)),
+        trained("plain"),
+        trained(
+            "balanced", model="segnet", config=balanced, width=0.5, protocol={"void": "not scored", "weights": "1, 2"}
+        ),
+    ]
+    files = files_of(runs)
+    title, _, *lines = [text for text in files["segmentation.md"].splitlines() if text.startswith("|")][:5]
+    shown = [cell.strip() for cell in title.strip("|").split("|")]
+    rows = [dict(zip(shown, (cell.strip() for cell in line.strip("|").split("|")), strict=True)) for line in lines]
+    assert [(row["model"], row["loss"], row["augmentation"], row["width"]) for row in rows] == [
+        ("majority class", render.EMPTY, render.EMPTY, render.EMPTY),
+        ("fcn8s", "cross-entropy", "flip, jitter 8, zoom 0.9 to 1.4", "1"),
+        ("segnet (balanced)", "cross-entropy, median-frequency", "none", "0.5"),
+    ]
+    assert "init camvid-fcn16s; " in files["segmentation.md"], "shared by all that were trained, hence lifted"
+    (note,) = re.findall(r"^- Protocol: .*", files["segmentation.md"], re.MULTILINE)
+    assert note == f"- Protocol: void: not scored; weights: 1, 2 ({rows[2]['row']})."
+
+
+def test_rand_scores_stand_where_there_are_any():
+    rand = {"rand_score": 0.91, "rand_score_best": 0.93, "rand_threshold": 0.6}
+    files = files_of([trained("isbi", more=rand, dataset=DUBAI), trained("plain", experiment="camvid")])
+    sections = files["segmentation.md"].split("\n### ")
+    assert [("V_rand %" in text, "V_rand:" in text) for text in sections[1:3]] == [(False, False), (True, True)]
+    rows = {row["dataset"]: row for row in rows_of(files, "segmentation")}
+    assert (rows["dubai"]["rand_score_mean"], rows["dubai"]["rand_threshold"]) == ("0.91", "0.6")
+    assert rows["camvid"]["rand_score_mean"] == ""
+
+
+def test_published_figures_keep_their_own_metrics():
+    text = files_of([trained("a")])["segmentation.md"].split("### Published, for orientation")[1]
+    (line,) = (line for line in text.splitlines() if "challenge test (private labels)" in line)
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[:3] == ["U-Net", "ISBI 2012 EM, challenge test (private labels)", render.EMPTY]
+    assert "warping error 0.0003529; Rand error 0.0382" in cells
+    assert "not comparable" in line
+    assert "V_rand" not in text.replace("than V_rand", "")
+    assert facts.published("unet", "isbi2012", "test") == []
+
+
+def test_a_published_figure_without_the_headline_metric_says_what_it_is():
+    run = result("g", model="googlenet", dataset=IMAGENET, metrics={"top1": 0.7, "top5": 0.9, "images": 1})
+    files = files_of([run])
+    row = rows_of(files, "classification")[0]
+    assert (row["paper_top1"], row["paper_top5"]) == ("", "0.9085")
+    assert "top-5 90.85 [1]" in files["classification.md"]
+
+
+def speed_panels(runs, current=None):
+    picture = cost.speed_figure(runs, "segmentation", current)
+    return picture.data["panels"] if picture else []
+
+
+def test_speed_and_accuracy_are_drawn_by_panel():
+    h200 = machine("m2", "NVIDIA H200", driver="570")
+    runs = [
+        trained("f0", mean_iou=0.50), trained("f1", seed=1, mean_iou=0.54, latency=12.0),
+        trained("u", model="unet", latency=20.0, mean_iou=0.6),
+        trained("base", model="majority", kind="eval"),
+        trained("gf", seed=2, machine=h200, config_hash="2" * 12), trained("gu", model="unet", seed=2, machine=h200),
+        trained("alone", model="segnet", scale="smoke"),
+        trained("other-size", model="segnet", input_size=(180, 240)),
+    ]  # fmt: skip
+    panels = speed_panels(runs)
+    assert [panel["title"] for panel in panels] == ["CamVid, test, reduced scale"] * 2
+    assert [panel["setup"] for panel in panels] == [
+        f"input 360x480, {name}, tensorflow float32" for name in ("NVIDIA H200", "Xeon (2 cores)")
+    ]
+    points = {point["label"]: point for point in panels[1]["points"]}
+    assert list(points) == ["fcn8s", "unet"]
+    assert points["fcn8s"]["score"] == (52.0, 50.0, 54.0)
+    assert points["fcn8s"]["latency"] == (11.0, 9.0, 13.2)
+    assert speed_panels(runs[:2]) == [], "one point is no comparison"
+    assert "speed_accuracy_segmentation.png" in files_of(runs)
+    assert "speed_accuracy_segmentation.png" not in files_of(runs[:2])
+    assert "speed accuracy segmentation" in files_of(runs)["README.md"]
+
+
+def test_stale_points_give_way_and_equal_names_are_told_apart():
+    runs = [
+        trained("old", code_hash=OLD), trained("new", latency=11.0),
+        trained("unet", model="unet"), trained("again", model="unet", config_hash="3" * 12),
+        trained("narrow", model="unet", config_hash="4" * 12, width=0.5),
+    ]  # fmt: skip
+    (panel,) = speed_panels(runs, lambda r: NEW)
+    labels = [point["label"] for point in panel["points"]]
+    assert len(labels) == len(set(labels)) == 4
+    assert [label.split(",")[0] for label in labels] == ["fcn8s", "unet", "unet", "unet"]
+    assert "unet, width 0.5" in labels
+
+
+def test_labels_of_a_figure_do_not_overlap():
+    def at(name, latency, score):
+        return scatter.Point(name, name, (latency, 0.95 * latency, 1.05 * latency), (score, score - 1, score + 1))
+
+    crowd = [at(f"model{i}", 10 + 0.1 * i, 40 + 0.2 * (i % 3)) for i in range(6)]
+    panel = scatter.Panel("title", "setup", "image", (*crowd, at("slow", 200.0, 41.0)))
+    figure = scatter.speed_accuracy([panel], "mIoU %").draw()
+    axis = figure.axes[0]
+    boxes = [Text.get_window_extent(text, axis.figure.canvas.get_renderer()) for text in axis.texts]
+    assert {text.get_text() for text in axis.texts} == {point.label for point in panel.points}
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert all(axis.bbox.x0 <= box.x0 and box.x1 <= axis.bbox.x1 for box in boxes)
+    assert axis.get_xscale() == "log"
+
+
+def test_the_headline_ranks_the_models_of_a_use():
+    runs = [
+        *(trained(model, model=model, mean_iou=value) for model, value in
+          (("fcn32s", 0.3), ("fcn16s", 0.4), ("fcn8s", 0.5), ("unet", 0.6))),
+        trained("smoke", model="segnet", scale="smoke", mean_iou=0.9),
+        result("base", kind="eval", model="majority", experiment="z", init=None, metrics=scores(0.05)),
+        trained("dubai", model="segnet", dataset=DUBAI, experiment="dubai-segnet", mean_iou=0.7),
+        trained("shapes", model="unet", scale="smoke", experiment="shapes-unet", mean_iou=0.2,
+                dataset=Dataset(name="shapes", version="1", split="test", fingerprint="0" * 16, official=True)),
+    ]  # fmt: skip
+    lines = [line for line in readme.headline(runs).splitlines() if line.startswith("| ")]
+    uses = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines[1:3]}
+    assert [cell.split(" ")[0] for cell in uses["Driving"][1:4]] == ["unet", "fcn8s", "fcn16s"]
+    assert uses["Driving"][1].startswith("unet 60.0 %, 10.0 ms, `S")
+    assert uses["Driving"][4] == "5.0 %"
+    assert uses["Driving"][5] == "reduced scale, width 1, 360x480, Xeon (2 cores)"
+    assert uses["Satellite"][0] == "Dubai from above (not official: no official split), test"
+    assert uses["Satellite"][2:5] == [render.EMPTY] * 3
+    assert len(lines) == 3, "the smoke row of a model that has been measured is left out"
 
 
 def test_peers_show_the_recorded_ratio_and_who_was_absent():
@@ -372,7 +589,7 @@ def test_headline_takes_the_best_scale_and_the_readme_keeps_its_text(tmp_path):
     path.write_text(f"# Title\n\n{readme.BEGIN}\nold\n{readme.END}\n\nText below.\n")
     smoke = [result(f"smoke{seed}", seed=seed, scale="smoke", metrics=scores(0.1)) for seed in range(2)]
     text = readme.headline([*smoke, result("real"), speed("s", machine(accelerator="NVIDIA H200"))])
-    assert "mIoU 50.0 %" in text
+    assert "fcn8s 50.0 %" in text
     assert "10.0 %" not in text
     assert "XLA 10.0 ms" in text
     assert readme.check_readme(path, text)
@@ -441,5 +658,37 @@ def test_the_published_figure_of_imagenet_stands_beside_vgg16():
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_networks_have_the_papers_counts(name):
     card = describe(name)
+    if name == "fcn_googlenet":  # the paper prints 6M; what it would print of the upsampling nobody knows
+        without = card["params"] - card["params_by_role"]["frozen"]
+        assert without == facts.find_fact("fcn_googlenet.params_without_upsampling").value
+        assert f"{without / 1e6:.0f}M" == facts.find_fact("fcn_googlenet.params_printed").value
+        return
     assert card["params"] == facts.find_fact(f"{name}.params").value
     assert card["conv_layers"] == facts.find_fact(f"{name}.conv_layers").value
+
+
+def test_googlenet_has_the_papers_counts_with_its_auxiliary_heads():
+    assert describe("googlenet", heads="train")["params"] == facts.find_fact("googlenet.params_with_aux_heads").value
+
+
+def test_counts_by_a_papers_own_rule_are_told_and_decide_nothing():
+    card = {
+        "paper": "unet", "input_shape": [572, 572, 1], "params": 31030658, "trainable_params": 31030658,
+        "running_stats": 0, "conv_layers": 19, "outputs": {"scores": [388, 388, 2]}, "flops": 1e9, "deviations": [],
+    }  # fmt: skip
+    fields = {"kind": "inspect", "experiment": "architectures"}
+    printed = card | {"paper": "fcn", "params": 7801413}
+    runs = [
+        result("u", model="unet", metrics=card, **fields),
+        result("g", model="fcn_googlenet", metrics=printed, **fields),
+    ]
+    files = files_of(runs)
+    assert {row["model"]: row["exact"] for row in rows_of(files, "architectures")} == {
+        "unet": "yes",
+        "fcn_googlenet": "",
+    }
+    assert "unet: the paper counts 23 layers, 18 convolutions of 3x3, 4 up-convolutions" in files["architectures.md"]
+    (line,) = (text for text in files["architectures.md"].splitlines() if "| fcn_googlenet" in text)
+    assert re.search(r"\| +7,801,413 +\| +6M +\|", line)
+    (line,) = (text for text in files["architectures.md"].splitlines() if "| unet" in text)
+    assert "19 / 19" in line

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
+from tensorflow_datasets.core.download.resource import get_dl_fname
 
 from repro.data import tfds as loader
 from repro.data.base import open_dataset
@@ -65,6 +66,15 @@ def test_mocked_records(name, classes, online, monkeypatch):
     assert len({sample.image_id for sample in samples[:4]}) == 4
 
 
+@pytest.mark.parametrize(
+    ("name", "split", "expected"),
+    [("imagenette", "train", "00f6e32f1477a389"), ("imagenet2012", "val", "f14b462393049061")],
+)
+def test_fingerprints_stay_what_published_results_say(name, split, expected):
+    with tfds.testing.mock_data(num_examples=4):
+        assert open_dataset(name).fingerprint(split) == expected
+
+
 def test_official_needs_the_published_version(monkeypatch):
     data = loader.Imagenette()
     builder = SimpleNamespace(version="1.0.0")
@@ -110,6 +120,37 @@ def test_no_network_is_told_at_once_and_in_one_line(monkeypatch, data_folder):
     with pytest.raises(NoDataError) as error:
         open_dataset("imagenette").size("train")
     one_line(error, data_folder, "repro data imagenette")
+
+
+KEPT = get_dl_fname(loader.Imagenette.urls[0], loader.Imagenette.info.checksum)
+
+
+@pytest.mark.parametrize(
+    ("path", "fetched"),
+    [
+        (f"imagenette/{KEPT}", True),
+        (KEPT, True),
+        ("manual/imagenette2-320.tgz", True),
+        ("imagenette/s3_imagenette2-320XYZ.tgz.tmp.0123/imagenette2-320.tgz", False),
+        (f"imagenette/{KEPT}.INFO", False),
+        (f"extracted/TAR_GZ.{KEPT}/imagenette2-320", False),
+    ],
+)
+def test_only_an_archive_that_is_whole_needs_no_network(path, fetched, monkeypatch, data_folder):
+    def refuse(*_, **__):
+        raise urllib.error.URLError("no network")
+
+    def convert(*_, **__):
+        raise OSError("reached the archive")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", convert)
+    file = data_folder / "downloads" / path
+    file.parent.mkdir(parents=True)
+    file.touch()
+    with pytest.raises(NoDataError) as error:
+        open_dataset("imagenette").prepare()
+    one_line(error, "reached the archive" if fetched else "no network")
 
 
 def test_a_failing_download_is_one_line(online, monkeypatch):

@@ -21,7 +21,8 @@ class Sample:
 
     image uint8 [H,W,C]; label int (classification); semantic uint8 [H,W], VOID = void; boxes float32 [M,4]
     (x1,y1,x2,y2), 0-based, half-open, pixels; classes int32 [M], 0 = first foreground class; masks bool [M,H,W]
-    over the whole image (visible parts); fields a data set does not have are None."""
+    over the whole image (visible parts); pixel_weight float32 [H,W], of each pixel's loss; fields a data set does not
+    have are None."""
 
     image_id: str
     image: np.ndarray
@@ -30,13 +31,16 @@ class Sample:
     boxes: np.ndarray | None = None
     classes: np.ndarray | None = None
     masks: np.ndarray | None = None
+    pixel_weight: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Info:
     """A data set's card. `semantic_classes` counts background where the data set labels it; `classes` are the
-    foreground classes of detection and classification. `palette[i]` is the RGB colour of semantic class i
-    (None: the VOC colour map). `manual` tells in one line what the user must fetch by hand ('' = automatic)."""
+    foreground classes of detection and classification. `palette[i]` is the RGB colour of semantic class i (None: the
+    VOC colour map). `channels`: of its images. `segments_class`: the semantic class whose connected components are
+    the objects, scored by the Rand index too. `manual` tells in one line what the user must fetch by hand
+    ('' = automatic)."""
 
     name: str
     title: str
@@ -51,6 +55,8 @@ class Info:
     palette: tuple[tuple[int, int, int], ...] | None = None
     checksum: str | None = None
     manual: str = ""
+    channels: int = 3
+    segments_class: int | None = None
 
 
 class Dataset(Protocol):
@@ -79,6 +85,12 @@ class Dataset(Protocol):
 LOADERS: dict[str, str] = {
     "shapes": "repro.data.shapes:Shapes",
     "camvid": "repro.data.camvid:CamVid",
+    "isbi2012": "repro.data.isbi2012:Isbi2012",
+    "dubai": "repro.data.dubai:Dubai",
+    "voc2012_seg": "repro.data.voc_seg:Voc2012Seg",
+    "oxford_iiit_pet": "repro.data.tfds_segmentation:OxfordPets",
+    "cityscapes": "repro.data.tfds_segmentation:Cityscapes",
+    "tiny_imagenet": "repro.data.tiny_imagenet:TinyImageNet",
     "imagenette": "repro.data.tfds:Imagenette",
     "imagenet2012": "repro.data.tfds:ImageNet2012",
 }

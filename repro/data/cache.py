@@ -20,7 +20,7 @@ from repro.errors import ReproError
 from repro.files import atomic_write, canonical_hash
 
 # Raise this when what is written below changes.
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 PADDING_GREY = 116  # near the mean of natural images, so that the margin is close to zero after normalisation
 
 
@@ -40,7 +40,8 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def letterbox(sample: Sample, size: tuple[int, int]) -> dict[str, np.ndarray]:
     """Fit an image and its label map into `size`, padded at the bottom and the right.
 
-    image uint8 [h,w,C], semantic uint8 [h,w] (nearest, padding void), valid_size int32 [2]."""
+    image uint8 [h,w,C], semantic uint8 [h,w] (nearest, padding void), pixel_weight float32 [h,w] (bilinear,
+    padding 0), valid_size int32 [2]."""
     valid = fit_scale(sample.image.shape[:2], size)
     image = np.full((*size, sample.image.shape[2]), PADDING_GREY, "uint8")
     image[: valid[0], : valid[1]] = resize_image(sample.image, valid)
@@ -49,6 +50,10 @@ def letterbox(sample: Sample, size: tuple[int, int]) -> dict[str, np.ndarray]:
         semantic = np.full(size, VOID, "uint8")
         semantic[: valid[0], : valid[1]] = cv2.resize(sample.semantic, valid[::-1], interpolation=cv2.INTER_NEAREST)
         fields["semantic"] = semantic
+    if sample.pixel_weight is not None:
+        weight = np.zeros(size, "float32")
+        weight[: valid[0], : valid[1]] = cv2.resize(sample.pixel_weight, valid[::-1], interpolation=cv2.INTER_LINEAR)
+        fields["pixel_weight"] = weight
     return fields
 
 
@@ -122,7 +127,8 @@ def decoded(
     need = len(source) * sum(array.nbytes for array in first.values())
     if need > float(os.environ.get("REPRO_CACHE_GIB", 20)) * 2**30:
         return OnDemand(dataset, split, size, task, limit)
-    key = canonical_hash([CACHE_VERSION, dataset.info.name, dataset.fingerprint(split), split, size, task])
+    identity = [dataset.info.name, dataset.options, dataset.fingerprint(split), split]
+    key = canonical_hash([CACHE_VERSION, *identity, size, task])
     folder = paths.cache_dir() / f"{dataset.info.name}-{split}-{size[0]}x{size[1]}-{key}"
     if not folder.exists():
         _write(source, first, folder, need, progress)

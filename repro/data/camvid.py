@@ -3,15 +3,14 @@
 Layout: `{train,val,test}` hold the images, `{train,val,test}annot` the label maps with 0..10 and 11 = void.
 """
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from repro import paths
+from repro.data import pairs
 from repro.data.base import VOID, Info, Sample
-from repro.data.images import is_image, probe, read_image, read_labels
+from repro.data.images import probe, read_image, read_labels
 from repro.errors import NoDataError, ReproError, unknown_name
 
 _CLASSES = (
@@ -52,7 +51,7 @@ class CamVid:
     def __init__(self) -> None:
         self.options: dict[str, Any] = {}
         self._root = paths.data_dir() / "CamVid"
-        self._found: dict[str, list[tuple[Path, Path]]] = {}
+        self._found: dict[str, list[pairs.Pair]] = {}
         self._fingerprints: dict[str, str] = {}
 
     def prepare(self) -> None:
@@ -65,19 +64,16 @@ class CamVid:
     def fingerprint(self, split: str) -> str:
         """First 16 hex digits of the SHA-256 over (stem, SHA-256 of image, SHA-256 of mask) in stem order."""
         if split not in self._fingerprints:
-            total = hashlib.sha256()
-            for image, mask in self._pairs(split):
-                hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (image, mask)]
-                total.update(f"{image.stem} {' '.join(hashes)}\n".encode())
-            self._fingerprints[split] = total.hexdigest()[:16]
+            named = ((pair[0].stem, pair) for pair in self._pairs(split))
+            self._fingerprints[split] = pairs.fingerprint(named)
         return self._fingerprints[split]
 
     def official(self, split: str) -> tuple[bool, str]:
         """Whether the split has SegNet's number of images, as PNG of 360x480 (no checksum is published)."""
-        pairs = self._pairs(split)
-        if len(pairs) != _COUNTS[split]:
-            return False, f"{len(pairs)} of {_COUNTS[split]} images"
-        for image, _ in pairs:
+        found = self._pairs(split)
+        if len(found) != _COUNTS[split]:
+            return False, f"{len(found)} of {_COUNTS[split]} images"
+        for image, _ in found:
             encoding, size = probe(image)
             if encoding != "PNG":
                 return False, f"images re-encoded as {encoding}"
@@ -93,49 +89,22 @@ class CamVid:
         """Image uint8 [H,W,3] and semantic uint8 [H,W] with 0..10 and VOID.
 
         Raises ReproError naming the file when one is damaged, sizes differ or a label is no class."""
-        image_path, mask_path = self._pairs(split)[index]
+        image_path, mask_path = pair = self._pairs(split)[index]
         image, labels = read_image(image_path), read_labels(mask_path)
-        if labels.shape != image.shape[:2]:
-            raise ReproError(
-                f"{mask_path} is {labels.shape[0]}x{labels.shape[1]}, its image "
-                f"{image.shape[0]}x{image.shape[1]} (height x width)",
-                "fetch both again",
-            )
+        pairs.check_sizes(pair, image.shape, labels.shape)
         if labels.max() > _FILE_VOID:
             strange = ", ".join(str(value) for value in np.unique(labels[labels > _FILE_VOID]))
             raise ReproError(f"{mask_path} holds the labels {strange}", "classes are 0..10, 11 is void; fetch it again")
         labels[labels == _FILE_VOID] = VOID
         return Sample(image_path.stem, image, semantic=labels)
 
-    def _pairs(self, split: str) -> list[tuple[Path, Path]]:
+    def _pairs(self, split: str) -> list[pairs.Pair]:
         if split not in _COUNTS:
             raise unknown_name("split of camvid", split, _COUNTS)
         if not self._root.is_dir():
             raise NoDataError(f"CamVid is not at {self._root}", f"{self.info.manual} (REPRO_DATA says where that is)")
         if split not in self._found:
-            self._found[split] = _match(self._root / split, self._root / f"{split}annot")
+            self._found[split] = pairs.match(
+                self._root / split, self._root / f"{split}annot", "fetch the folder CamVid again"
+            )
         return self._found[split]
-
-
-def _match(image_folder: Path, mask_folder: Path) -> list[tuple[Path, Path]]:
-    images, masks = _by_stem(image_folder), _by_stem(mask_folder)
-    for there, missing, kind in ((images, masks, "mask"), (masks, images, "image")):
-        lonely = sorted(there.keys() - missing.keys())
-        if lonely:
-            others = f", like {len(lonely) - 1} more" if len(lonely) > 1 else ""
-            raise ReproError(f"{there[lonely[0]]} has no {kind}{others}", "fetch the folder CamVid again")
-    if not images:
-        raise ReproError(f"{image_folder} holds no images", "fetch the folder CamVid again")
-    return [(images[stem], masks[stem]) for stem in sorted(images)]
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise ReproError(f"{folder} does not exist", "fetch the folder CamVid again")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if is_image(path):
-            if path.stem in found:
-                raise ReproError(f"{found[path.stem]} and {path} share a name", "keep one of them")
-            found[path.stem] = path
-    return found

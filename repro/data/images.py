@@ -41,16 +41,54 @@ def read_labels(path: Path) -> np.ndarray:
 
     Raises ReproError naming the file when it is missing, damaged or no picture, when its pixels are not
     single 8-bit numbers, and for JPEG, whose compression changes class numbers."""
-    content = _read_bytes(path)
-    image = _open(content, str(path))
+    return decode_labels(_read_bytes(path), str(path))
+
+
+def decode_labels(content: bytes, name: str) -> np.ndarray:
+    """Decode an encoded label map to class numbers uint8 [H,W], as `read_labels` does; errors call it `name`."""
+    image = _open(content, name)
     if image.format == "JPEG" or image.mode not in ("1", "L", "P"):
         kind = "a JPEG" if image.format == "JPEG" else f"a picture of mode {image.mode}"
-        raise ReproError(f"{path} is {kind}, not a label map", "give a grey or palette PNG of class numbers")
+        raise ReproError(f"{name} is {kind}, not a label map", "give a grey or palette PNG of class numbers")
     labels = np.array(image).astype(np.uint8)
     if image.format == "PNG" and image.mode == "L":
         # Pillow stretches 2- and 4-bit grey to 0..255; byte 24 of a PNG is its bit depth
         labels //= {2: 85, 4: 17}.get(content[24], 1)
     return labels
+
+
+def read_colours(path: Path) -> np.ndarray:
+    """Read a label map whose classes are colours as RGB uint8 [H,W,3]; palettes are looked up, opacity is dropped.
+
+    Raises ReproError naming the file when it is missing, damaged or no picture, when pixels are not 8-bit RGB or
+    are transparent, and for JPEG, whose compression changes colours."""
+    image = _open(_read_bytes(path), str(path))
+    if image.format == "JPEG" or image.mode not in ("P", "RGB", "RGBA"):
+        kind = "a JPEG" if image.format == "JPEG" else f"a picture of mode {image.mode}"
+        raise ReproError(f"{path} is {kind}, not a label map in colours", "give a PNG in RGB")
+    if image.mode == "RGBA" and image.getextrema()[3] != (255, 255):
+        raise ReproError(f"{path} has transparent pixels", "give a PNG in RGB")
+    return np.array(image.convert("RGB"))
+
+
+def read_stack(path: Path) -> np.ndarray:
+    """Read a TIFF of many pages as grey uint8 [N,H,W].
+
+    Raises ReproError naming the file, and the page where one is to blame, when it is missing, damaged or no
+    picture, and when a page is not 8-bit grey or is of another size than the first."""
+    pages = []
+    try:
+        with Image.open(path) as image:
+            for number in range(getattr(image, "n_frames", 1)):
+                image.seek(number)
+                _check_page(image, path, number, pages)
+                pages.append(np.array(image))
+    except ReproError:
+        raise
+    # as for single pictures, damage comes as all kinds of errors
+    except Exception as error:
+        raise _unreadable(f"page {len(pages) + 1} of {path}" if pages else str(path), error) from None
+    return np.stack(pages)
 
 
 def probe(path: Path) -> tuple[str, tuple[int, int]]:
@@ -87,6 +125,17 @@ def find_images(paths: list[Path]) -> list[Path]:
 def is_image(path: Path) -> bool:
     """Whether a visible file is named like a picture."""
     return path.suffix.lower() in _EXTENSIONS and not path.name.startswith(".") and path.is_file()
+
+
+def _check_page(image: Image.Image, path: Path, number: int, pages: list[np.ndarray]) -> None:
+    if image.mode != "L":
+        raise ReproError(f"page {number + 1} of {path} has pixels of mode {image.mode}", "convert it to 8-bit grey")
+    if pages and pages[0].shape != (image.height, image.width):
+        first, this = pages[0].shape, (image.height, image.width)
+        raise ReproError(
+            f"page {number + 1} of {path} is {this[0]}x{this[1]}, page 1 is {first[0]}x{first[1]} (height x width)",
+            "fetch it again",
+        )
 
 
 def _read_bytes(path: Path) -> bytes:

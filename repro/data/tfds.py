@@ -1,8 +1,9 @@
-"""Classification data sets that TensorFlow Datasets fetches and keeps: Imagenette and ImageNet 2012.
+"""Data sets that TensorFlow Datasets fetches and keeps, and two for classification: Imagenette and ImageNet 2012.
 
 Records are read still encoded and decoded here, so that one decoder serves both of TFDS's file formats.
 """
 
+import base64
 import contextlib
 import hashlib
 import http.client
@@ -19,21 +20,26 @@ from repro.data.base import Info, Sample
 from repro.data.images import decode_image
 from repro.errors import NoDataError, ReproError, unknown_name
 
-_SPLITS = {"train": "train", "val": "validation"}
 
+class TfdsDataset:
+    """A builder of TFDS: fetching, keeping and reading its records. A subclass names the builder, says what its
+    published version holds and makes samples of records.
 
-class TfdsClassification:
-    """A labelled-image builder of TFDS. A subclass names the builder and what its published version holds.
-
-    `builder` is `name/config`, `counts` the published sizes of the splits, `disk_bytes` what download and
-    records take together (TFDS knows it only where it reaches its server), `url` the archive TFDS downloads,
+    `builder` is `name/config`, `stored` names TFDS's split behind each of ours, `encoded` the features read as the
+    bytes of a picture and `id_feature` the one that names a picture. `counts` are the published sizes of the splits,
+    `resplit` says of a split that is not the published one what it is. `disk_bytes` is what download, unpacked files
+    and records take together (TFDS knows it only where it reaches its server), `urls` the archives TFDS downloads,
     `archives` those the user fetches."""
 
     info: ClassVar[Info]
     builder: ClassVar[str]
+    stored: ClassVar[dict[str, str]]
+    encoded: ClassVar[tuple[str, ...]]
+    id_feature: ClassVar[str] = "file_name"
     counts: ClassVar[dict[str, int]]
+    resplit: ClassVar[dict[str, str]] = {}
     disk_bytes: ClassVar[int]
-    url: ClassVar[str] = ""
+    urls: ClassVar[tuple[str, ...]] = ()
     archives: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
@@ -59,7 +65,7 @@ class TfdsClassification:
         if missing:
             raise NoDataError(f"{' and '.join(missing)} not found in {manual}", self.info.manual)
         self._check_disk(builder)
-        self._check_network()
+        self._check_network(builder)
         # ArrayRecord gives random access; TFDS has it on Linux only
         file_format = "array_record" if importlib.util.find_spec("array_record") else "tfrecord"
         try:
@@ -71,53 +77,41 @@ class TfdsClassification:
     def fingerprint(self, split: str) -> str:
         """16 hex digits over builder, version, split, class names, and the numbers of examples and bytes."""
         info = self._builder().info
-        stored = info.splits.get(_SPLITS[self._known(split)])
+        stored = info.splits.get(self.stored[self._known(split)])
         facts = [self.builder, str(info.version), split, self.size(split), getattr(stored, "num_bytes", None)]
-        facts += [self.info.checksum, *info.features["label"].names]
+        facts += [self.info.checksum, *self._class_names()]
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     def official(self, split: str) -> tuple[bool, str]:
-        """Whether the records have the published version and number of examples."""
+        """Whether the split is a published one, with the published version and number of examples."""
         version = str(self._builder().version)
         if version != self.info.version:
             return False, f"version {version} instead of {self.info.version}"
         if self.size(split) != self.counts[split]:
             return False, f"{self.size(split)} of {self.counts[split]} images"
-        return True, ""
+        return split not in self.resplit, self.resplit.get(split, "")
 
     def size(self, split: str) -> int:
         """Number of images of a split."""
         return len(self._open(split))
 
     def sample(self, split: str, index: int) -> Sample:
-        """Image uint8 [H,W,3] and label 0..K-1. On TFRecord files, reading in order is fast, jumps are slow.
+        """The image of a record with what the record says of it.
 
         Raises ReproError naming builder, split and index when the record is damaged or makes no sense."""
-        records = self._open(split)
-        if not 0 <= index < len(records):
-            raise IndexError(f"{self.builder} {split} has {len(records)} images, not one at {index}")
-        name = f"{self.builder} {split} {index}"
-        cure = f"delete {self._builder().data_dir} and fetch it again"
-        try:
-            record = records[index]
-        # readers of records fail with the exceptions of three libraries
-        except Exception as error:
-            raise ReproError(f"{name} cannot be read ({_one_line(error)})", cure) from None
-        image, label = record["image"], record["label"]
-        # a truncated ArrayRecord file yields records of None
-        if not isinstance(image, bytes) or label is None:
-            kinds = f"{type(image).__name__} and {type(label).__name__}"
-            raise ReproError(f"{name} holds {kinds} instead of an encoded image and a label", cure)
-        classes = self._builder().info.features["label"].num_classes
-        if not 0 <= label < classes:
-            raise ReproError(f"{name} has label {label}, not one of 0..{classes - 1}", cure)
-        file_name = np.asarray(record.get("file_name", f"{split}-{index:07d}")).item()
-        image_id = file_name.decode() if isinstance(file_name, bytes) else file_name
-        return Sample(image_id, decode_image(image, name, upright=False), label=int(label))
+        raise NotImplementedError
+
+    def _class_names(self) -> Sequence[str]:
+        """The names that, in their order, tell what the numbers of a label or a label map mean."""
+        raise NotImplementedError
+
+    def _part(self, split: str, records: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+        """The records of our split among those of the stored split behind it: all of them."""
+        return records
 
     def _known(self, split: str) -> str:
-        if split not in _SPLITS:
-            raise unknown_name(f"split of {self.info.name}", split, _SPLITS)
+        if split not in self.stored:
+            raise unknown_name(f"split of {self.info.name}", split, self.stored)
         return split
 
     def _builder(self) -> Any:
@@ -132,19 +126,40 @@ class TfdsClassification:
     def _open(self, split: str) -> Sequence[dict[str, Any]]:
         if self._known(split) not in self._records:
             builder, tfds = self._builder(), _import_tfds()
-            stored, encoded = _SPLITS[split], {"image": tfds.decode.SkipDecoding()}
+            stored, encoded = self.stored[split], {name: tfds.decode.SkipDecoding() for name in self.encoded}
             try:
                 if builder.info.file_format == tfds.core.FileFormat.TFRECORD and builder.is_prepared():
-                    self._records[split] = _Forward(tfds, builder, stored, encoded)
+                    records = _Forward(tfds, builder, stored, encoded)
                 else:
-                    self._records[split] = builder.as_data_source(stored, decoders=encoded)
+                    records = builder.as_data_source(stored, decoders=encoded)
             except Exception as error:
                 if not builder.is_prepared():
                     cure = f"`repro data {self.info.name}` fetches it"
                     raise NoDataError(f"{self.builder} is not in {self._root}", cure) from None
-                cure = f"delete {builder.data_dir} and fetch it again"
-                raise ReproError(f"{self.builder} {split} cannot be opened ({_one_line(error)})", cure) from None
+                problem = f"{self.builder} {split} cannot be opened ({_one_line(error)})"
+                raise ReproError(problem, self._cure()) from None
+            self._records[split] = self._part(split, records)
         return self._records[split]
+
+    def _record(self, split: str, index: int) -> dict[str, Any]:
+        records = self._open(split)
+        if not 0 <= index < len(records):
+            raise IndexError(f"{self.builder} {split} has {len(records)} images, not one at {index}")
+        try:
+            return records[index]
+        # readers of records fail with the exceptions of three libraries
+        except Exception as error:
+            raise self._nonsense(split, index, f"cannot be read ({_one_line(error)})") from None
+
+    def _image_id(self, record: dict[str, Any], split: str, index: int) -> str:
+        name = np.asarray(record.get(self.id_feature, f"{split}-{index:07d}")).item()
+        return name.decode() if isinstance(name, bytes) else name
+
+    def _nonsense(self, split: str, index: int, what: str) -> ReproError:
+        return ReproError(f"{self.builder} {split} {index} {what}", self._cure())
+
+    def _cure(self) -> str:
+        return f"delete {self._builder().data_dir} and fetch it again"
 
     def _check_disk(self, builder: Any) -> None:
         stated = int(builder.info.download_size or 0) + int(builder.info.dataset_size or 0)
@@ -157,15 +172,24 @@ class TfdsClassification:
             problem = f"{self.builder} needs {needed / 2**30:.1f} GiB, {place} has {free / 2**30:.1f} GiB free"
             raise NoDataError(problem, "make room, or set REPRO_DATA to a folder on a larger disk")
 
-    def _check_network(self) -> None:
-        archive = self.url.rpartition("/")[2]
-        if not archive or any((self._root / "downloads").rglob(f"*{archive.removesuffix('.tgz')}*.tgz")):
-            return
-        # TFDS itself would try for minutes before it gives up
-        try:
-            urllib.request.urlopen(urllib.request.Request(self.url, method="HEAD"), timeout=20).close()
-        except (OSError, http.client.HTTPException) as error:
-            raise self._no_data(f"cannot be fetched from {self.url}", error) from None
+    def _check_network(self, builder: Any) -> None:
+        for url in self.urls:
+            if self._is_fetched(builder.url_infos.get(url)):
+                continue
+            # TFDS itself would try for minutes before it gives up
+            try:
+                urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=20).close()
+            except (OSError, http.client.HTTPException) as error:
+                raise self._no_data(f"cannot be fetched from {url}", error) from None
+
+    def _is_fetched(self, archive: Any) -> bool:
+        if archive is None:
+            return False
+        downloads = self._root / "downloads"
+        # TFDS cuts long names, but always ends them with the checksum; a download under way is named otherwise
+        checksum = base64.urlsafe_b64encode(bytes.fromhex(archive.checksum)).decode().rstrip("=")
+        kept = [path for path in downloads.rglob(f"*{checksum}.*") if path.is_file() and path.suffix != ".INFO"]
+        return bool(kept) or (downloads / "manual" / archive.filename).exists()
 
     def _no_data(self, what: str, error: Exception) -> NoDataError:
         if isinstance(error, ModuleNotFoundError):
@@ -227,13 +251,39 @@ def _one_line(error: Exception) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
+class TfdsClassification(TfdsDataset):
+    """A labelled-image builder of TFDS."""
+
+    stored: ClassVar[dict[str, str]] = {"train": "train", "val": "validation"}
+    encoded = ("image",)
+
+    def sample(self, split: str, index: int) -> Sample:
+        """Image uint8 [H,W,3] and label 0..K-1. On TFRecord files, reading in order is fast, jumps are slow.
+
+        Raises ReproError naming builder, split and index when the record is damaged or makes no sense."""
+        record = self._record(split, index)
+        image, label = record["image"], record["label"]
+        # a truncated ArrayRecord file yields records of None
+        if not isinstance(image, bytes) or label is None:
+            kinds = f"{type(image).__name__} and {type(label).__name__}"
+            raise self._nonsense(split, index, f"holds {kinds} instead of an encoded image and a label")
+        classes = self._builder().info.features["label"].num_classes
+        if not 0 <= label < classes:
+            raise self._nonsense(split, index, f"has label {label}, not one of 0..{classes - 1}")
+        pixels = decode_image(image, f"{self.builder} {split} {index}", upright=False)
+        return Sample(self._image_id(record, split, index), pixels, label=int(label))
+
+    def _class_names(self) -> Sequence[str]:
+        return self._builder().info.features["label"].names
+
+
 class Imagenette(TfdsClassification):
     """Ten easy classes of ImageNet, shorter side 320 pixels, with the 70/30 split of version 2."""
 
     builder = "imagenette/320px-v2"
     counts: ClassVar[dict[str, int]] = {"train": 9469, "val": 3925}
     disk_bytes = 1_100_000_000
-    url = "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz"
+    urls = ("https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz",)
     info = Info(
         name="imagenette",
         title="Imagenette v2, 320 px",
@@ -241,7 +291,7 @@ class Imagenette(TfdsClassification):
         version="1.0.0",
         licence="Apache-2.0; the images under ImageNet's terms",
         size="9469 + 3925 images, 0.34 GB to download",
-        splits=tuple(_SPLITS),
+        splits=tuple(TfdsClassification.stored),
         tasks=("classification",),
         classes=(
             "tench", "English springer", "cassette player", "chain saw", "church",
@@ -265,7 +315,7 @@ class ImageNet2012(TfdsClassification):
         version="5.1.0",
         licence="ImageNet terms of access: non-commercial research and education",
         size="1281167 + 50000 images, 156 GiB",
-        splits=tuple(_SPLITS),
+        splits=tuple(TfdsClassification.stored),
         tasks=("classification",),
         # TFDS knows the synset ids only once the archives are unpacked
         classes=tuple(f"class {index}" for index in range(1000)),

@@ -87,7 +87,9 @@ def network_from(name: str, weights: Path) -> tuple[Network, dict[str, Any]]:
     if card["model"] != entry.name:
         raise ReproError(f"{weights} holds weights of {card['model']}, not of {name}", "name the right model")
     size = tuple(card["input_size"])
-    return Network(name=name, input_size=size, **{field: card[field] for field in fields}), card
+    settings = {field: card[field] for field in fields}
+    settings["channels"] = card["channels"] or entry.channels  # files of older code left the default out
+    return Network(name=name, input_size=size, **settings), card
 
 
 def pictures(images: Iterable[Path]) -> list[Path]:
@@ -111,7 +113,8 @@ def evaluation(name: str, data: str, weights: Path, split: str) -> Experiment:
     options = card["dataset_options"] if card["dataset"] == data else {}
     config = Evaluate(
         network=network,
-        data=Data(name=data, options=options, test=split),
+        data=Data(name=data, options=options, test=split, size=card.get("data_size")),
+        tile_margin=card.get("tile_margin"),
         weights=str(weights.expanduser().absolute()),
         weights_sha256=checkpoint.sha256_of(weights),
     )

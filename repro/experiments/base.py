@@ -9,10 +9,11 @@ import msgspec
 from repro.errors import ReproError, unknown_name
 from repro.harness.config import AnyConfig, Train
 from repro.harness.run import Job
+from repro.registry import architecture
 
 PROFILES = ("smoke", "lab", "paper")
 # starts that are no other experiment's weights
-PLAIN_INITS = ("random", "imagenet", "tiny")
+PLAIN_INITS = ("random", "imagenet")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,24 @@ def _chain_of(experiment: Experiment, profile: str) -> list[str]:
     return [experiment.name, *(_chain_of(known[start], profile) if start in known else ())]
 
 
+def _pretraining_of(config: Train) -> str:
+    """The preset that pretrains a network's backbone on Tiny-ImageNet, at its width: what init `tiny` means."""
+    name = config.network.name
+    backbone = architecture(name).backbone
+    if not backbone:
+        raise ReproError(f"{name} has no backbone to pretrain on Tiny-ImageNet", "use --init random")
+    for preset in all_experiments().values():
+        its = next(iter(preset.configs.values()))
+        if not isinstance(its, Train) or its.data.name != "tiny_imagenet":
+            continue
+        has = (its.network.name, its.network.width, its.network.depth)
+        if has == (backbone, config.network.width, config.network.depth):
+            return preset.name
+    raise ReproError(
+        f"no pretraining on Tiny-ImageNet has {name}'s width of {config.network.width:g}", "use --init random"
+    )
+
+
 def job_for(
     experiment: Experiment, profile: str, backend: str, seeds: int | None = None, init: str | None = None
 ) -> Job:
@@ -87,16 +106,16 @@ def job_for(
     if isinstance(config, Train):
         if init is not None:
             config = msgspec.structs.replace(config, init=init)
+        if config.init == "tiny":
+            config = msgspec.structs.replace(config, init=_pretraining_of(config))
         if config.init not in PLAIN_INITS:
             known = all_experiments()
             if config.init not in known:
-                raise unknown_name("init", config.init, (*known, *PLAIN_INITS))
+                raise unknown_name("init", config.init, (*known, *PLAIN_INITS, "tiny"))
             source = known[config.init]
             if profile not in source.configs or experiment.name in _chain_of(source, profile):
                 raise ReproError(f"{experiment.name} cannot start from {source.name}", "choose another --init")
             parent = job_for(source, profile, backend, seeds)
-        if config.init == "tiny":
-            raise ReproError("there is no pretraining on Tiny-ImageNet yet", "use --init random or imagenet")
     count = seeds if seeds is not None else experiment.seeds
     numbers = list(range(count)) if isinstance(config, Train) else list(range(experiment.seeds))
     return Job(

@@ -2,6 +2,7 @@
 
 architectures  seconds: every network built without memory, counted
 speed-*        smoke: narrow, 64x64; lab: full width at the paper's size (3 to 5 minutes each on 2 cores)
+speed-camvid-* lab: FCN-8s, SegNet and U-Net at one input size, so that their times can be compared
 peer-vgg16     VGG-16's convolutions beside keras.applications, keras-cv and torchvision
 """
 
@@ -36,11 +37,34 @@ def _speed(name: str, task: str) -> Experiment:
 
 # one classifier and one segmenter are enough to see that timing works
 _SMOKE = ("vgg16", "fcn8s")
+# the segmenters that are compared, on one kind of image: CamVid's
+_COMPARED = ("fcn8s", "segnet", "unet")
 _PEERS = ("keras_applications", "keras_cv", "torchvision")
 
 PRESETS = (
     _ARCHITECTURES,
     *(_speed(entry.name, entry.task) for entry in ARCHITECTURES.values()),
+    *(
+        Experiment(
+            name=f"speed-camvid-{name}",
+            about=f"as speed-{name}, for CamVid: 360x480 RGB, 11 classes",
+            configs={
+                "lab": Speed(
+                    network=Network(
+                        name=name,
+                        input_size=(360, 480),
+                        channels=3,
+                        num_classes=11,
+                        options={} if name == "segnet" else {"padding": "same"},
+                    ),
+                    batches=(1, 2, 4, 8, 16, 32),
+                )
+            },
+            value=45,
+            seconds={"lab": 120},
+        )
+        for name in _COMPARED
+    ),
     Experiment(
         name="peer-vgg16",
         about="VGG-16's convolutions: ours beside other libraries, same weights, same run",

@@ -23,7 +23,10 @@ class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A data set, the options of its loader and the splits used. `train_limit` uses the first n images."""
+    """A data set, the options of its loader and the splits used. `train_limit` uses the first n images.
+
+    size: (height, width) images are fitted into; None is the network's input. Where it is larger, networks train on
+    random windows and `tile_margin` says how they are scored."""
 
     name: str
     options: dict[str, Any] = {}
@@ -31,6 +34,7 @@ class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     val: str = "val"
     test: str = "test"
     train_limit: int | None = None
+    size: tuple[int, int] | None = None
 
 
 class Train(Config, tag="train"):
@@ -38,7 +42,10 @@ class Train(Config, tag="train"):
 
     recipe: "paper" when the numbers are the paper's own, "suite" when they are ours. drops: fractions of the run
     after which schedule "step" divides the rate by 10. init: random, imagenet, tiny or an experiment's name.
-    val_every: epochs between scores on the validation split (for the curves; nothing is selected by them)."""
+    val_every: epochs between scores on the validation split (for the curves; nothing is selected by them).
+    loss_options: for the loss of the model's file; class_weights "median_frequency" counts the training split.
+    tile_margin: None scores whole images; a number scores by overlapping tiles, of whose outputs so many pixels at
+    each side are dropped. label: tells apart rows of one model on one data set."""
 
     network: Network
     data: Data
@@ -58,6 +65,8 @@ class Train(Config, tag="train"):
     init: str = "random"
     precision: str = "float32"
     val_every: int = 5
+    tile_margin: int | None = None
+    label: str = ""
 
 
 class Evaluate(Config, tag="evaluate"):
@@ -68,6 +77,7 @@ class Evaluate(Config, tag="evaluate"):
     weights: str
     weights_sha256: str
     precision: str = "float32"
+    tile_margin: int | None = None
 
 
 class Majority(Config, tag="majority"):

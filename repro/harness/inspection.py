@@ -16,17 +16,8 @@ def describe(name: str, **settings: Any) -> dict[str, Any]:
     entry = registry.architecture(name)
     with keras.StatelessScope(initialize_variables=False):
         model = registry.build(name, **settings)
-    roles = {"weights": 0, "biases": 0, "bn_gamma": 0, "bn_beta": 0, "frozen": 0}
-    running = 0
-    for layer in model.layers:
-        for variable in layer.weights:
-            count = _elements(variable.shape)
-            if variable.name.startswith("moving_"):
-                running += count
-                continue
-            roles[_role(variable.name)] += count
-            roles["frozen"] += 0 if variable.trainable else count
-    params = sum(count for role, count in roles.items() if role != "frozen")
+    roles, running = parameters(model)
+    params = parameter_count(roles)
     convolutions = [layer for layer in model.layers if _is_convolution(layer)]
     card = {
         "name": name,
@@ -46,6 +37,26 @@ def describe(name: str, **settings: Any) -> dict[str, Any]:
     # Keras keeps the empty variables in a list and would fill them all in the next stateless scope
     keras.utils.clear_session(free_memory=False)
     return card
+
+
+def parameters(model: keras.Model) -> tuple[dict[str, int], int]:
+    """(number of parameters by role, where "frozen" counts some again; number of running statistics)."""
+    roles = {"weights": 0, "biases": 0, "bn_gamma": 0, "bn_beta": 0, "frozen": 0}
+    running = 0
+    for layer in model.layers:
+        for variable in layer.weights:
+            count = _elements(variable.shape)
+            if variable.name.startswith("moving_"):
+                running += count
+                continue
+            roles[_role(variable.name)] += count
+            roles["frozen"] += 0 if variable.trainable else count
+    return roles, running
+
+
+def parameter_count(roles: dict[str, int]) -> int:
+    """Parameters as papers count them: weights, biases, batch-norm gamma and beta, frozen or not."""
+    return sum(count for role, count in roles.items() if role != "frozen")
 
 
 def _is_convolution(layer: keras.layers.Layer) -> bool:

@@ -1,5 +1,6 @@
 """A network as it is trained: with augmentation, its paper's loss and an optimizer, in one compiled step."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import keras
 import numpy as np
 
 from repro import backend, registry
-from repro.data.augment import RandomAffine
+from repro.data.augment import Augment
 from repro.harness.config import Network, Train
 
 
@@ -32,18 +33,27 @@ class Learner(keras.Model):
         return self._loss(y_pred["outputs"], y_pred["batch"], **self._loss_options)
 
 
-def build_network(network: Network, num_classes: int) -> keras.Model:
-    """The network of a configuration for a data set of so many classes."""
+def build_network(network: Network, num_classes: int, channels: int | None = None, heads: str = "infer") -> keras.Model:
+    """The network of a configuration for a data set of so many classes and channels."""
     return registry.build(
         network.name,
         num_classes=network.num_classes or num_classes,
         input_size=network.input_size,
-        channels=network.channels,
+        channels=network.channels or channels,
+        heads=heads,
         variant=network.variant,
         width=network.width,
         depth=network.depth,
         **network.options,
     )
+
+
+@functools.lru_cache(maxsize=4)
+def inference_of(network: keras.Model) -> keras.Model:
+    """The part of a network that inference needs: without heads that only training has."""
+    if set(network.output) == {"scores"}:
+        return network
+    return keras.Model(network.inputs, {"scores": network.output["scores"]}, name=network.name)
 
 
 def make_optimizer(config: Train, total_steps: int) -> keras.optimizers.Optimizer:
@@ -66,16 +76,18 @@ def make_optimizer(config: Train, total_steps: int) -> keras.optimizers.Optimize
     return keras.optimizers.SGD(rate, momentum=config.momentum, **common)
 
 
-def make_learner(config: Train, num_classes: int, seed: int, total_steps: int) -> Learner:
-    """A learner with fresh weights that are a function of the seed."""
+def make_learner(config: Train, num_classes: int, seed: int, total_steps: int, channels: int | None = None) -> Learner:
+    """A learner with fresh weights that are a function of the seed. Images larger than its network are cropped."""
     backend.set_seed(seed)
     entry = registry.architecture(config.network.name)
-    network = build_network(config.network, num_classes)
-    augment = RandomAffine(seed, **config.augment) if config.augment else None
+    network = build_network(config.network, num_classes, channels, heads="train")
+    size = tuple(config.network.input_size or entry.input_size)
+    kept = tuple(config.data.size or size)
+    options = config.augment if kept == size else {"crop": size, **config.augment}
+    augment = Augment(seed, **options) if options else None
     learner = Learner(network, registry.module_of(entry.name).loss, config.loss_options, augment)
     learner.compile(optimizer=make_optimizer(config, total_steps), jit_compile=True)
-    size = config.network.input_size or entry.input_size
-    blank = {"image": np.zeros((1, *size, config.network.channels or entry.channels), "uint8")}
+    blank = {"image": np.zeros((1, *size, network.input_shape[-1]), "uint8")}
     blank |= {"semantic": np.zeros((1, *size), "uint8")} if entry.task == "segmentation" else {}
     learner(blank)
     learner.optimizer.build(learner.trainable_variables)

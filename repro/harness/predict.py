@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -14,7 +15,7 @@ from repro.errors import ReproError
 from repro.files import atomic_write
 from repro.harness import checkpoint
 from repro.harness.config import Network
-from repro.harness.evaluate import label_map, outputs_of
+from repro.harness.evaluate import labels_of, outputs_of, resized
 from repro.harness.learner import build_network
 from repro.harness.protocol import class_names_of
 from repro.report.overlays import legend, overlay_mask
@@ -29,20 +30,22 @@ def predict(network: Network, card: dict, images: list[Path], weights: Path, out
     info = dataset_class(card["dataset"]).info
     task = registry.architecture(network.name).task
     names = class_names_of(dataset_class(card["dataset"]), task)
-    if network.channels not in (None, 3):
-        raise ReproError(f"{weights} takes {network.channels} channels", "repro predict reads RGB images")
+    if network.channels not in (1, 3):
+        raise ReproError(f"{weights} takes {network.channels} channels", "repro predict reads grey and RGB images")
     pixels = [read_image(path) for path in images]
+    if network.channels == 1:
+        pixels = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] for image in pixels]
     model = build_network(network, network.num_classes)
     checkpoint.load_weights(model, checkpoint.load_arrays(weights)[0], str(weights))
     out.mkdir(parents=True, exist_ok=True)
     fit = letterbox if task == "segmentation" else centre_crop
-    records = [
-        fit(Sample(path.name, image, label=0), network.input_size) for path, image in zip(images, pixels, strict=True)
-    ]
+    size = tuple(card.get("data_size") or network.input_size)
+    records = [fit(Sample(path.name, image, label=0), size) for path, image in zip(images, pixels, strict=True)]
     answers, lines = {}, []
-    for path, image, (scores, record) in zip(images, pixels, outputs_of(model, records), strict=True):
+    found = outputs_of(model, records, tile_margin=card.get("tile_margin"))
+    for path, image, (scores, record) in zip(images, pixels, found, strict=True):
         if task == "segmentation":
-            labels = label_map(scores, record["valid_size"], image.shape[:2])
+            labels = labels_of(resized(scores, record["valid_size"], image.shape[:2]))
             answers[path.name] = _write_masks(out / path.stem, image, labels, names, info.palette)
         else:
             answers[path.name] = _top(scores, names)

@@ -8,7 +8,7 @@ import numpy as np
 
 from repro import backend, registry
 from repro.harness.config import Speed
-from repro.harness.learner import Learner, build_network
+from repro.harness.learner import Learner, build_network, inference_of
 from repro.harness.record import Timing, Xla
 from repro.harness.run import Job, Run
 from repro.harness.timing import MINIMUM_REPETITIONS, PROTOCOL, bind, measure, timed
@@ -24,7 +24,8 @@ def speed(job: Job, progress: Callable[[float, str], None]) -> None:
     backend.compile_cache(False)
     backend.set_seed(0)
     entry = registry.architecture(config.network.name)
-    network = build_network(config.network, entry.num_classes)
+    trained = build_network(config.network, entry.num_classes, heads="train")
+    network = inference_of(trained)
     size = config.network.input_size or entry.input_size
     modes = tuple(mode for mode in config.modes if mode != "graph" or job.backend == "tensorflow")
     memory: dict[str, float] = {}
@@ -42,7 +43,7 @@ def speed(job: Job, progress: Callable[[float, str], None]) -> None:
     memory["throughput"] = backend.peak_memory_mib()
     progress(0.7, "throughput timed")
 
-    steps = {mode: _train_step(network, size, config, mode) for mode in modes if mode != "eager"}
+    steps = {mode: _train_step(trained, size, config, mode) for mode in modes if mode != "eager"}
     compile_cost, latency = measure(steps, config.warmup, config.repetitions, config.seconds)
     timings |= {f"train_step.{mode}": timing for mode, timing in latency.items()}
     timings |= {f"compile_train.{mode}": timing for mode, timing in compile_cost.items()}
@@ -54,7 +55,7 @@ def speed(job: Job, progress: Callable[[float, str], None]) -> None:
             "train_batch": config.train_batch,
             "throughput_batch": best,
             "peak_memory_mib": {name: round(value, 1) for name, value in memory.items()},
-            "num_classes": entry.num_classes,
+            "num_classes": config.network.num_classes or entry.num_classes,
         },
         protocol={
             **PROTOCOL,

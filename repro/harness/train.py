@@ -9,22 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import msgspec
 import numpy as np
 
 from repro import backend, registry
 from repro.data.base import open_dataset
 from repro.data.cache import decoded
+from repro.data.frequency import median_frequency_weights
 from repro.data.loader import stream
 from repro.errors import ReproError
 from repro.harness import checkpoint
 from repro.harness.config import Evaluate, Train
 from repro.harness.evaluate import score, write_samples
-from repro.harness.learner import Learner, build_network, make_learner
+from repro.harness.inspection import flops_of, parameter_count, parameters
+from repro.harness.learner import Learner, build_network, inference_of, make_learner
 from repro.harness.logs import EventWriter, write_csv
 from repro.harness.protocol import class_names_of, protocol
-from repro.harness.record import Init, Result, Xla
+from repro.harness.record import Init, Result, Timing, Xla
 from repro.harness.run import Job, Run, checkpoint_path, dataset_of, find, results_of, weights_path
-from repro.harness.timing import summary
+from repro.harness.timing import bind, measure, summary
 
 Progress = Callable[[float, str], None]
 # Keras' epoch is our checkpoint interval: at most this many steps, so that huge epochs resume too.
@@ -70,7 +73,7 @@ def train(job: Job, progress: Progress) -> None:
     dataset = open_dataset(config.data.name, **config.data.options)
     dataset.prepare()
     entry = registry.architecture(config.network.name)
-    size = config.network.input_size or entry.input_size
+    size = kept_size_of(config)
     records = {
         split: decoded(dataset, split, size, entry.task, limit=limit)
         for split, limit in (
@@ -80,11 +83,12 @@ def train(job: Job, progress: Progress) -> None:
         )
     }
     names = class_names_of(dataset, entry.task)
+    config, measured = with_measured_options(config, dataset, len(names))
     steps = max(1, round(config.epochs * len(records[config.data.train]) / config.batch_size))
     learner = None
     for done, seed in enumerate(job.seeds):
         run = Run(job, seed)
-        fresh = make_learner(config, len(names), seed, steps)
+        fresh = make_learner(config, len(names), seed, steps, dataset.info.channels)
         init = initialise(fresh.network, job, seed, results_of(job.parent.experiment) if job.parent else [])
         if learner is None:
             learner = fresh
@@ -96,8 +100,24 @@ def train(job: Job, progress: Progress) -> None:
             progress((done + fraction) / len(job.seeds), f"seed {seed} {note}")
 
         history = fit(learner, config, run, seed, records, names, steps, report)
-        finish(learner, run, dataset, names, history, init, steps, tf32)
+        finish(learner, run, dataset, names, history, init, steps, tf32, measured)
         report(1.0, "scored")
+
+
+def kept_size_of(config: Train) -> tuple[int, int]:
+    """(height, width) images are fitted into and kept at."""
+    entry = registry.architecture(config.network.name)
+    return tuple(config.data.size or config.network.input_size or entry.input_size)
+
+
+def with_measured_options(config: Train, dataset: Any, num_classes: int) -> tuple[Train, dict[str, Any]]:
+    """The configuration with its loss options as numbers, and what of them was measured on the training split."""
+    if config.loss_options.get("class_weights") != "median_frequency":
+        return config, {}
+    weights = median_frequency_weights(dataset, config.data.train, num_classes)
+    options = {**config.loss_options, "class_weights": weights}
+    shown = ", ".join(f"{weight:.3g}" for weight in weights)
+    return msgspec.structs.replace(config, loss_options=options), {"class_weights": f"median frequency: {shown}"}
 
 
 def _variables(learner: Learner) -> list[Any]:
@@ -111,7 +131,7 @@ def initialise(network: keras.Model, job: Job, seed: int, results: list[Result])
     if source == "random":
         return Init(source="random"), [], 0
     if source == "imagenet":
-        return _imagenet(network), [], 0
+        return _imagenet(network, job.config.network.name), [], 0
     parent = find(job.parent, seed, results)
     if parent is None:
         raise ReproError(f"{job.experiment} starts from {source}, which has no result here", f"run {source} first")
@@ -123,10 +143,12 @@ def initialise(network: keras.Model, job: Job, seed: int, results: list[Result])
     return origin, [f"{parent.experiment}/{parent.run_id}"], seen
 
 
-def _imagenet(network: keras.Model) -> Init:
+def _imagenet(network: keras.Model, name: str) -> Init:
     """VGG-16 weights of keras.applications, where they can be downloaded; else random, and it says so."""
     from repro.models.vgg import from_keras_applications
 
+    if registry.architecture(name).backbone != "vgg16":
+        return Init(source="random", note=f"keras.applications has no ImageNet weights for {name}")
     try:
         source = keras.applications.VGG16(weights="imagenet")
     except Exception as error:  # Keras raises bare Exception when a download fails
@@ -190,7 +212,7 @@ def fit(
 
 def _validate(learner: Learner, records: dict, config: Train, names: tuple[str, ...]) -> dict[str, float]:
     """The headline score on the validation split at the network's input size, for the curve."""
-    scores = score(learner.network, records[config.data.val], names)
+    scores = score(inference_of(learner.network), records[config.data.val], names, tile_margin=config.tile_margin)
     key = "mean_iou" if "mean_iou" in scores else "top1"
     return {key: scores[key] if scores[key] is not None else 0.0}
 
@@ -204,14 +226,17 @@ def finish(
     start: tuple,
     steps: int,
     tf32: bool,
+    measured: dict[str, Any],
 ) -> Result:
-    """Score the last weights once on the test split, keep them, and write the result."""
-    config, network = run.job.config, learner.network
+    """Score the last weights once on the test split, keep them, time one image, and write the result."""
+    config, network = run.job.config, inference_of(learner.network)
     init, depends_on, seen_before = start
-    size = config.network.input_size or registry.architecture(config.network.name).input_size
+    size, kept = network.input_shape[1:3], kept_size_of(config)
     task = registry.architecture(config.network.name).task
-    records = decoded(dataset, config.data.test, size, task)
-    metrics = score(network, records, names, dataset=dataset, split=config.data.test)
+    records = decoded(dataset, config.data.test, kept, task)
+    margin = config.tile_margin
+    metrics = score(network, records, names, dataset=dataset, split=config.data.test, tile_margin=margin)
+    metrics |= {"params": parameter_count(parameters(network)[0]), "flops": sum(map(flops_of, network.layers))}
     weights = run.folder / "weights.safetensors"
     card = {
         "model": config.network.name,
@@ -219,8 +244,10 @@ def finish(
         "width": config.network.width,
         "depth": config.network.depth,
         "input_size": list(size),
-        "num_classes": len(names),
-        "channels": config.network.channels,
+        "num_classes": config.network.num_classes or len(names),
+        "channels": network.input_shape[-1],
+        "data_size": list(kept),
+        "tile_margin": margin,
         "options": config.network.options,
         "dataset": config.data.name,
         "dataset_options": config.data.options,
@@ -231,7 +258,12 @@ def finish(
     result = run.finish(
         scale=scale_of(config, dataset, init, size),
         metrics={**metrics, "chain_images_seen": images + seen_before},
-        protocol={**protocol(task), "selection": "last weights; the validation split only draws the curve"},
+        protocol={
+            **protocol(task, config.data.size, margin, dataset.info.segments_class is not None),
+            **measured,
+            "selection": "last weights; the validation split only draws the curve",
+            "latency": "one image or tile of the network's input size, XLA, batch 1, after training",
+        },
         dataset=dataset_of(dataset, config.data.test),
         init=init,
         depends_on=depends_on,
@@ -241,13 +273,24 @@ def finish(
         deterministic=backend.accelerator_count() == 0,
         epochs=images / _train_size(dataset, config),
         images_seen=images,
-        timings={"epoch": summary(history["seconds"][1:] or history["seconds"], "s")},  # the first compiles
+        timings={
+            "epoch": summary(history["seconds"][1:] or history["seconds"], "s"),  # the first compiles
+            "latency.xla": _latency(network),
+        },
         peak_memory_mib=round(backend.peak_memory_mib(), 1),
         history={key: value for key, value in history.items() if value},
-        artifacts=write_samples(network, records, names, run),
+        artifacts=write_samples(network, records, run, margin),
     )
     checkpoint_path(run.job, run.seed).unlink(missing_ok=True)
     return result
+
+
+def _latency(network: keras.Model) -> Timing:
+    """How long one image takes, on the device to class scores."""
+    shape = (1, *network.input_shape[1:])
+    images = backend.to_device(np.random.default_rng(0).uniform(0, 255, shape).astype("float32"))
+    call = bind(backend.forward(network, "xla"), images)
+    return measure({"xla": call}, warmup=10, repetitions=50, seconds=10)[1]["xla"]
 
 
 def evaluate_weights(job: Job, progress: Progress) -> None:
@@ -259,7 +302,7 @@ def evaluate_weights(job: Job, progress: Progress) -> None:
     dataset.prepare()
     task = registry.architecture(config.network.name).task
     names = class_names_of(dataset, task)
-    if config.network.num_classes != len(names):
+    if config.network.num_classes != len(names) and (config.network.num_classes, len(names)) != (1, 2):
         raise ReproError(
             f"{config.weights} tells {config.network.num_classes} classes apart, {config.data.name} has {len(names)}",
             "score it on the data set it was trained for",
@@ -267,19 +310,20 @@ def evaluate_weights(job: Job, progress: Progress) -> None:
     network = build_network(config.network, len(names))
     arrays, _ = checkpoint.load_arrays(Path(config.weights))
     checkpoint.load_weights(network, arrays, config.weights)
-    records = decoded(dataset, config.data.test, config.network.input_size, task)
-    metrics = score(network, records, names, dataset=dataset, split=config.data.test, progress=progress)
+    records = decoded(dataset, config.data.test, config.data.size or config.network.input_size, task)
+    margin, split = config.tile_margin, config.data.test
+    metrics = score(network, records, names, dataset=dataset, split=split, tile_margin=margin, progress=progress)
     run.finish(
         scale="smoke" if dataset.info.name == "shapes" else "reduced",
         metrics=metrics,
-        protocol=protocol(task),
+        protocol=protocol(task, config.data.size, margin, dataset.info.segments_class is not None),
         dataset=dataset_of(dataset, config.data.test),
         init=Init(source="file", sha256=config.weights_sha256),
         weights_sha256=config.weights_sha256,
         tf32=tf32,
         xla=Xla(requested=True, used=True),
         peak_memory_mib=round(backend.peak_memory_mib(), 1),
-        artifacts=write_samples(network, records, names, run),
+        artifacts=write_samples(network, records, run, margin),
     )
 
 

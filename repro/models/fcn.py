@@ -1,5 +1,5 @@
-"""FCN-32s, FCN-16s, FCN-8s: Long, Shelhamer & Darrell, "Fully Convolutional Networks for Semantic Segmentation",
-CVPR 2015 (arXiv 1411.4038), on VGG-16.
+"""FCN-32s, FCN-16s, FCN-8s, FCN-GoogLeNet: Long, Shelhamer & Darrell, "Fully Convolutional Networks for Semantic
+Segmentation", CVPR 2015 (arXiv 1411.4038), on VGG-16 and on GoogLeNet.
 
 VGG-16 with fc6 and fc7 as convolutions scores every 32nd pixel; deconvolutions enlarge the scores, and the finer
 nets add scores read from pool4 and pool3 on the way (Figure 3). With a 500x500 image and `padding="caffe"`:
@@ -8,14 +8,18 @@ nets add scores read from pool4 and pool3 on the way (Figure 3). With a 500x500 
     FCN-32s: upscore 32x -> [B,544,544,K], cut to the image
     FCN-16s: upscore 2x [B,34,34,K] + pool4's scores, upscore 16x -> [B,560,560,K], cut
     FCN-8s:  upscore 2x + pool4's, upscore 2x [B,70,70,K] + pool3's, upscore 8x -> [B,568,568,K], cut
+
+FCN-GoogLeNet (Section 4.1) scores GoogLeNet's last map, without its average pooling, and enlarges the scores 32x.
+With a 500x500 image: 5b [B,17,17,1024], score_fr [B,17,17,K], upscore 32x -> [B,544,544,K], cut to the image.
 """
 
 import keras
 
 from repro.errors import ReproError
-from repro.models import vgg
+from repro.models import googlenet, vgg
+from repro.ops.dropout import HalfDropout
 from repro.ops.image import BilinearInitializer, Crop, PatchConv2D, Upscore
-from repro.ops.losses import dice_loss, softmax_cross_entropy
+from repro.ops.losses import segmentation_loss
 
 # Released nets: pad the image by 100, convolve without loss, and cut the scores back at these offsets.
 PAD = 100
@@ -23,10 +27,17 @@ OUTPUT_OFFSET = {32: 19, 16: 27, 8: 31}
 POOL4_OFFSET, POOL3_OFFSET = 5, 9
 RECEPTIVE_FIELD = 404  # Table 1
 
+# Pixel j of GoogLeNet's last map sees pixels around 32j + 30. So many rows above the image and columns beside it bring
+# them to 32j + 15, half a pixel from where the deconvolution puts the score.
+GOOGLENET_PAD = 15
+
 DEVIATIONS = (
     *vgg.DEVIATIONS[:2],
     "biases learn at the same rate as weights, not at twice the rate",
     "weight decay is decoupled from the gradient (Keras)",
+    "FCN-GoogLeNet's image is padded by 15 pixels at its top and left, which centres the scores; the paper does not "
+    "say how it aligns them, and its net was not released",
+    "FCN-GoogLeNet sees 715 pixels; the 907 of Table 1 are those with the average pooling that Section 4.1 discards",
 )
 
 _RELEASED_RATES = {"fcn32s": 1e-10, "fcn16s": 1e-12, "fcn8s": 1e-14}
@@ -37,7 +48,8 @@ def recipe(variant: str, name: str) -> dict:
     text leaves open) or voc-fcn*/solver.prototxt ("released": heavy momentum on the summed loss of one image)."""
     common = {"optimizer": "sgd", "weight_decay": 5e-4, "schedule": "constant"}
     if variant == "paper":
-        return common | {"momentum": 0.9, "batch_size": 20, "learning_rate": 1e-4, "epochs": 175}
+        rate = 5e-5 if name == "fcn_googlenet" else 1e-4
+        return common | {"momentum": 0.9, "batch_size": 20, "learning_rate": rate, "epochs": 175}
     rate = {"momentum": 0.99, "batch_size": 1, "learning_rate": _RELEASED_RATES[name], "epochs": 12}
     return common | rate | {"loss_options": {"reduction": "sum"}}
 
@@ -54,9 +66,9 @@ def trunk(image, width: float, depth: float, channels: int, padding: str) -> dic
         vgg.channels_at(4096, width), 7, padding="valid" if padding == "caffe" else "same", activation="relu",
         kernel_initializer="he_normal", name="fc6",
     )(x)  # fmt: skip
-    x = keras.layers.Dropout(0.5, name="drop6")(x)
+    x = HalfDropout(name="drop6")(x)
     x = vgg.conv_relu(x, vgg.channels_at(4096, width), "fc7", kernel=1)
-    features["fc7"] = keras.layers.Dropout(0.5, name="drop7")(x)
+    features["fc7"] = HalfDropout(name="drop7")(x)
     return features
 
 
@@ -138,9 +150,39 @@ def fcn8s(**settings) -> keras.Model:
     return fcn(8, **settings)
 
 
-def loss(outputs: dict, batch: dict, kind: str = "cross_entropy", **options):
-    """Softmax cross-entropy per pixel, void left out (Section 4), or Dice loss (ours).
+def fcn_googlenet(
+    *,
+    num_classes: int,
+    input_size: tuple[int, int],
+    channels: int,
+    variant: str,
+    width: float,
+    depth: float,
+    padding: str = "same",
+) -> keras.Model:
+    """FCN-GoogLeNet (Section 4.1). float32 [B,H,W,C] in 0..255 to scores [B,H,W,num_classes].
 
-    `outputs["scores"]` [B,H,W,K], `batch["semantic"]` uint8 [B,H,W], 255 = void."""
-    function = {"cross_entropy": softmax_cross_entropy, "dice": dice_loss}[kind]
-    return function(outputs["scores"], batch["semantic"], **options)
+    The dropout before the classifier stays (Section 4.3). Raises ReproError for an image without a pixel at stride 32,
+    or a padding other than "same": no net was released whose padding could be repeated."""
+    if padding != "same":
+        raise ReproError(f"padding {padding!r} of fcn_googlenet is unknown", "use same; its net was not released")
+    if min(input_size) < 32:
+        raise ReproError(f"fcn_googlenet cannot take {input_size[0]}x{input_size[1]} images", "give at least 32x32")
+    image = keras.Input((*input_size, channels), name="image")
+    x = googlenet.normalise(image, channels)
+    x = keras.layers.ZeroPadding2D(((GOOGLENET_PAD, 0), (GOOGLENET_PAD, 0)), name="align")(x)
+    x = list(googlenet.trunk(x, width, depth).values())[-1]
+    x = keras.layers.Dropout(googlenet.DROPOUT, name="drop5")(x)
+    x = upscore(score(x, num_classes, "score_fr"), 32, "upscore32", padding, trainable=False)
+    if tuple(x.shape[1:3]) != tuple(input_size):
+        x = Crop(input_size, name="crop")(x)
+    # scores leave in float32 whatever the precision inside, so that loss and metrics lose nothing
+    x = keras.layers.Activation("linear", dtype="float32", name="scores")(x)
+    return keras.Model(image, {"scores": x}, name="fcn_googlenet")
+
+
+def loss(outputs: dict, batch: dict, kind: str = "cross_entropy", **options):
+    """Softmax cross-entropy per pixel, void left out (Section 4), or another `kind` (ours).
+
+    `outputs["scores"]` [B,H,W,K], `batch["semantic"]` int [B,H,W], 255 = void."""
+    return segmentation_loss(outputs["scores"], batch["semantic"], kind, **options)

@@ -4,7 +4,18 @@ from typing import Any
 
 from keras import ops
 
-from repro.errors import ReproError
+from repro.errors import ReproError, unknown_name
+
+
+def segmentation_loss(logits: Any, labels: Any, kind: str = "cross_entropy", **options: Any) -> Any:
+    """The loss called `kind` of scores [B,H,W,K] against labels [B,H,W]: "cross_entropy" is
+    `softmax_cross_entropy`, "sigmoid" `sigmoid_cross_entropy` (K = 1), "dice" `dice_loss`, which take `options`.
+
+    Raises ReproError for an unknown kind, and what those functions raise."""
+    kinds = {"cross_entropy": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy, "dice": dice_loss}
+    if kind not in kinds:
+        raise unknown_name("loss", kind, kinds)
+    return kinds[kind](logits, labels, **options)
 
 
 def softmax_cross_entropy(
@@ -26,34 +37,52 @@ def softmax_cross_entropy(
     hence their learning rate of 1e-10). A label that is neither class nor void makes the loss NaN, since a
     compiled program cannot raise.
 
-    Raises ReproError when `void` is one of the classes (ImageNet has a class 255: give void=None), ValueError
-    for shapes that do not fit and for an unknown reduction."""
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction is {reduction!r}, not 'mean' or 'sum'")
-    target, scored, invalid = _targets(logits, labels, void)
+    Raises ReproError when `void` is one of the classes (ImageNet has a class 255: give void=None) and for K = 1,
+    where the loss is 0 whatever the scores; ValueError for shapes that do not fit and for an unknown reduction."""
+    if logits.shape[-1] == 1:
+        raise ReproError("softmax cross-entropy learns nothing from one score", "give 2 classes, or the loss sigmoid")
+    target, scored, invalid = _targets(logits, labels, void, logits.shape[-1])
     log_probability = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
     # A comparison, not a gather: XLA fuses it away, and its gradient needs no scatter
     loss = -ops.sum(ops.where(target, log_probability, 0.0), axis=-1)
-    if class_weights is not None:
-        weights = ops.convert_to_tensor(class_weights, dtype="float32")
-        _same_shape("class_weights", weights.shape, logits.shape[-1:])
-        loss = loss * ops.sum(ops.where(target, weights, 0.0), axis=-1)
-    if pixel_weight is not None:
-        _same_shape("pixel_weight", pixel_weight.shape, labels.shape)
-        loss = loss * ops.cast(pixel_weight, "float32")
-    total = ops.sum(loss)
-    if reduction == "mean":
-        total = total / ops.maximum(ops.sum(ops.cast(scored, "float32")), 1.0)
-    return ops.where(invalid, float("nan"), total)
+    loss = _weighted(loss, target, class_weights, pixel_weight)
+    return _reduced(loss, scored, invalid, reduction)
+
+
+def sigmoid_cross_entropy(
+    logits: Any,
+    labels: Any,
+    void: int | None = 255,
+    class_weights: Any = None,
+    pixel_weight: Any = None,
+    reduction: str = "mean",
+) -> Any:
+    """Binary logistic loss, sum over pixels of w * -log p(label), p(1) = sigmoid(logit); a float32 scalar.
+
+    logits [B,1] or [B,H,W,1] of any float type, computed in float32; labels int [B] or [B,H,W], 0, 1 or `void`.
+    The same as `softmax_cross_entropy` of the two scores (0, logit), and all else as there: void, w with
+    `class_weights` [2] and `pixel_weight`, reduction, NaN for an impossible label, errors."""
+    if logits.shape[-1] != 1:
+        raise ReproError(
+            f"the loss sigmoid takes one score for each pixel, not {logits.shape[-1]}",
+            "give 1 class, or the loss cross_entropy",
+        )
+    target, scored, invalid = _targets(logits, labels, void, 2)
+    logit = ops.cast(logits, "float32")[..., 0]
+    # softplus has the right gradient at 0, where fresh score layers start; relu(x) - xy + log1p(exp(-|x|)) has not
+    loss = ops.where(scored, ops.softplus(ops.where(target[..., 1], -logit, logit)), 0.0)
+    loss = _weighted(loss, target, class_weights, pixel_weight)
+    return _reduced(loss, scored, invalid, reduction)
 
 
 def dice_loss(logits: Any, labels: Any, void: int | None = 255, smooth: float = 1.0) -> Any:
     """Soft Dice loss 1 - mean_k (2 sum p_k t_k + s) / (sum p_k + sum t_k + s) over K classes; float32 scalar.
 
     p = softmax(logits), t = 1 at the label, sums over all pixels of the batch that are not void. logits
-    [B,H,W,K] of any float type, computed in float32; labels int [B,H,W], 0..K-1 or `void`. In [0, 1], and 0
-    for a perfect prediction. `smooth` (s, in pixels, above 0) keeps loss and gradient finite where a class
-    has no pixels; such a class then scores s / (sum p_k + s).
+    [B,H,W,K] of any float type, computed in float32; labels int [B,H,W], 0..K-1 or `void`. A single score (K = 1)
+    stands for two classes, p = (1 - sigmoid, sigmoid). In [0, 1], and 0 for a perfect prediction. `smooth` (s, in
+    pixels, above 0) keeps loss and gradient finite where a class has no pixels; such a class then scores
+    s / (sum p_k + s).
 
     Source: Milletari et al., V-Net (3DV 2016), Sec 3, for two classes and with squares in the denominator
     (sum p^2 + sum t^2). With the plain sums used here and p of 0 or 1 it is, at s = 0, one minus the Dice
@@ -64,8 +93,11 @@ def dice_loss(logits: Any, labels: Any, void: int | None = 255, smooth: float = 
     `smooth` of 0 or below."""
     if smooth <= 0:
         raise ValueError(f"smooth is {smooth}, not above 0")
-    target, scored, invalid = _targets(logits, labels, void)
-    probability = ops.softmax(ops.cast(logits, "float32"), axis=-1)
+    logits = ops.cast(logits, "float32")
+    if logits.shape[-1] == 1:
+        logits = ops.concatenate([ops.zeros_like(logits), logits], axis=-1)
+    target, scored, invalid = _targets(logits, labels, void, logits.shape[-1])
+    probability = ops.softmax(logits, axis=-1)
     probability = ops.where(scored[..., None], probability, 0.0)
     pixels = tuple(range(len(logits.shape) - 1))
     intersection = ops.sum(ops.where(target, probability, 0.0), axis=pixels)
@@ -74,9 +106,8 @@ def dice_loss(logits: Any, labels: Any, void: int | None = 255, smooth: float = 
     return ops.where(invalid, float("nan"), 1.0 - ops.mean(dice))
 
 
-def _targets(logits: Any, labels: Any, void: int | None) -> tuple[Any, Any, Any]:
+def _targets(logits: Any, labels: Any, void: int | None, num_classes: int) -> tuple[Any, Any, Any]:
     """Bool [...,K] true at the label (nowhere at void), bool [...] not void, bool [] any label impossible."""
-    num_classes = logits.shape[-1]
     _same_shape("labels", labels.shape, logits.shape[:-1])
     if void is not None and 0 <= void < num_classes:
         raise ReproError(
@@ -88,6 +119,28 @@ def _targets(logits: Any, labels: Any, void: int | None) -> tuple[Any, Any, Any]
     scored = ops.ones_like(labels, dtype="bool") if void is None else ops.not_equal(labels, void)
     possible = ops.logical_and(ops.greater_equal(labels, 0), ops.less(labels, num_classes))
     return target, scored, ops.any(ops.logical_and(scored, ops.logical_not(possible)))
+
+
+def _weighted(loss: Any, target: Any, class_weights: Any, pixel_weight: Any) -> Any:
+    """The loss of every pixel times its weights; `target` as from `_targets`."""
+    if class_weights is not None:
+        weights = ops.convert_to_tensor(class_weights, dtype="float32")
+        _same_shape("class_weights", weights.shape, target.shape[-1:])
+        loss = loss * ops.sum(ops.where(target, weights, 0.0), axis=-1)
+    if pixel_weight is not None:
+        _same_shape("pixel_weight", pixel_weight.shape, target.shape[:-1])
+        loss = loss * ops.cast(pixel_weight, "float32")
+    return loss
+
+
+def _reduced(loss: Any, scored: Any, invalid: Any, reduction: str) -> Any:
+    """One number of the losses of all pixels."""
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction is {reduction!r}, not 'mean' or 'sum'")
+    total = ops.sum(loss)
+    if reduction == "mean":
+        total = total / ops.maximum(ops.sum(ops.cast(scored, "float32")), 1.0)
+    return ops.where(invalid, float("nan"), total)
 
 
 def _same_shape(name: str, shape: Any, expected: Any) -> None:

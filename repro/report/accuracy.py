@@ -7,6 +7,7 @@ from repro import facts
 from repro.harness.record import Result
 from repro.registry import ARCHITECTURES
 from repro.report import render
+from repro.report.cost import cost_sections
 from repro.report.pooling import (
     BASELINE,
     CODE,
@@ -14,19 +15,30 @@ from repro.report.pooling import (
     METRICS,
     SCALES,
     SETUP,
+    TRAINING,
     CodeHash,
     Estimate,
     Pool,
     accuracy_pools,
     agreement,
+    canvas_of,
     data_title,
     estimate,
     heading,
+    loss_text,
     model_title,
     protocol_notes,
+    settings,
     setup_of,
 )
 from repro.report.render import Row, Section, Table, columns
+
+_RAND_NOTE = (
+    "V_rand: foreground-restricted Rand score after border thinning (Arganda-Carreras et al. 2015), cells at a "
+    "probability above one half. The best threshold is chosen on the scored images, as in the ISBI 2012 challenge, so "
+    "that its column flatters every row."
+)
+_OTHER = {"boundary_f1": "boundary F1", "rand_error": "Rand error", "iou": "IoU"}
 
 
 def _describe(score: facts.Score) -> str:
@@ -45,6 +57,23 @@ def _range(values: Iterable[float], form: str) -> str:
     return "–".join(dict.fromkeys(format(value, form) for value in (ordered[0], ordered[-1])))
 
 
+def _paper_cell(score: facts.Score, task: str) -> str:
+    """The published headline figure, or the first that the paper has, with its name."""
+    printed = {title: _printed(score.percent(name)) for name, title in METRICS[task].items()}
+    title, text = next(((title, text) for title, text in printed.items() if text), ("", ""))
+    return text if title == next(iter(printed)) else f"{title.removesuffix(' %')} {text}".strip()
+
+
+def _training(entry: Pool) -> dict[str, str]:
+    """How a row was trained, where it was."""
+    config = entry.first.config
+    loss = loss_text(config)
+    if not loss:
+        return {}
+    augment = ", ".join(settings(config.get("augment") or {})) or "none"
+    return {"loss": loss, "augment": augment, "batch": str(config.get("batch_size") or "")}
+
+
 def _accuracy_row(entry: Pool, task: str, footnotes: list[str]) -> Row:
     first, data, headline = entry.first, entry.first.dataset, next(iter(METRICS[task]))
     cells, values = setup_of(entry)
@@ -54,6 +83,7 @@ def _accuracy_row(entry: Pool, task: str, footnotes: list[str]) -> Row:
     machines, agrees = len({r.machine.id for r in entry.results}), agreement(entry.results, headline)
     if first.model != BASELINE:
         more = f" ({len(entry.results)} runs)" if len(entry.results) > len(entry.seeds) else ""
+        cells |= _training(entry)
         cells |= {
             "init": init,
             "epochs": _range((r.epochs for r in entry.results), "g"),
@@ -63,6 +93,8 @@ def _accuracy_row(entry: Pool, task: str, footnotes: list[str]) -> Row:
         }
     values |= {"init": init or None, "epochs": first.epochs, "images_seen": max(seen), "machines": machines}
     values |= {"seeds": " ".join(map(str, entry.seeds)), "machines_agree": agrees or None}
+    values |= dict(zip(("image_height", "image_width"), canvas_of(first), strict=True))
+    values |= {name: _training(entry).get(name) for name in ("loss", "augment")}
     for name in ("name", "split", "official", "note", "fingerprint"):
         values["dataset" if name == "name" else f"dataset_{name}"] = getattr(data, name, None)
     paper = facts.published(first.model, data.name, data.split)[:1] if data and data.official else []
@@ -72,21 +104,23 @@ def _accuracy_row(entry: Pool, task: str, footnotes: list[str]) -> Row:
         cells[name] = found.percent() if found else ""
         values |= {f"{name}_{part}": getattr(found, part, None) for part in ("mean", "std", "n")}
         values[f"paper_{name}"] = None if printed is None else round(printed / 100, 6)
+    if first.metrics.get("rand_threshold") is not None:
+        values["rand_threshold"] = " ".join(f"{r.metrics['rand_threshold']:g}" for r in entry.results)
     if paper:
         note = f"{paper[0].name}: {_describe(paper[0])}"
         footnotes += [] if note in footnotes else [note]
-        cells["paper"] = f"{_printed(paper[0].percent(headline))} [{footnotes.index(note) + 1}]"
+        cells["paper"] = f"{_paper_cell(paper[0], task)} [{footnotes.index(note) + 1}]"
         values["paper_source"] = paper[0].source
     return Row(cells["id"], cells, values, entry.files)
 
 
 def accuracy_sections(task: str, results: Sequence[Result], current: CodeHash | None) -> list[Section]:
-    """The sections of a task, one for each data set, split and scale, with its per-class sections."""
+    """The sections of a task, one for each data set, split and scale, with its costs and its per-class sections."""
     titles, letter = METRICS[task], task[0].upper()
     before = columns("id:row", "model", "init*", "epochs*", "images:images seen*")
     scores = columns(*(f"{name}:{title}" for name, title in titles.items()))
     paper = columns(f"paper:paper {next(iter(titles.values()))}")
-    shown = (*before, *SETUP, *columns("seeds*", "machines*"), *scores, *paper, *CODE)
+    shown = (*before, *TRAINING, *SETUP, *columns("seeds*", "machines*"), *scores, *paper, *CODE)
     groups: dict[tuple[Any, ...], list[Pool]] = {}
     for entry in accuracy_pools(results, task, current):
         data = entry.first.dataset
@@ -104,10 +138,12 @@ def accuracy_sections(task: str, results: Sequence[Result], current: CodeHash | 
         notes += [f"Init {source}: {note}." for source, note in sorted(inits)]
         absent = sorted({str(name) for entry in pools for name in entry.first.metrics.get("absent_classes", ())})
         notes += [f"Not in this split, hence in no mean: {', '.join(absent)}."] if absent else []
+        notes += [_RAND_NOTE] if any("rand_score" in entry.first.metrics for entry in pools) else []
         notes += [f"[{index}] {note}." for index, note in enumerate(footnotes, 1)]
-        sections.append(Section(heading(SCALES[scale], text), shown, rows, tuple(notes)))
+        lead = heading(SCALES[scale], text)
+        sections += [Section(lead, shown, rows, tuple(notes)), *cost_sections(lead, pools, task)]
         if task == "segmentation":
-            sections += _per_class_sections(sections[-1].heading, pools, rows)
+            sections += _per_class_sections(lead, pools, rows)
     return sections
 
 
@@ -153,13 +189,24 @@ def per_class_table(results: Sequence[Result], current: CodeHash | None) -> Tabl
 
 
 def published_section(task: str) -> Section:
-    """What the papers print for the suite's models, on whatever data, as a section of its own."""
+    """What the papers print for the suite's models, on whatever data, as a section of its own.
+
+    Scores in other metrics than the suite's stand in a column of their own, in the paper's unit."""
     own = {name for name, entry in ARCHITECTURES.items() if entry.task == task}
     rows = []
     for score in (score for paper in facts.papers().values() for score in paper.scores if own & set(score.models)):
         cells = {name: _printed(score.percent(name)) for name in METRICS[task]}
         data = f"{DATA_TITLES.get(score.dataset, score.dataset)}, {score.split}"
-        rows.append(Row("", cells | {"name": score.name, "data": data, "source": _describe(score)}, {}))
+        cells |= {"name": score.name, "data": data, "other": _other(score, task), "source": _describe(score)}
+        rows.append(Row("", cells, {}))
     scores = (f"{name}:{title}" for name, title in METRICS[task].items())
-    shown = columns("name:model", "data", *scores, "source")
+    shown = columns("name:model", "data", *scores, "other:other metrics", "source")
     return Section("Published, for orientation", shown, tuple(rows), csv=False)
+
+
+def _other(score: facts.Score, task: str) -> str:
+    """The metrics of a published row that no column of ours holds: `Rand error 0.0382; warping error 0.000353`."""
+    known = {spelling for name in METRICS[task] for spelling in (name, f"{name}_error")}
+    unit = f" {score.unit}" if score.unit == "%" else ""
+    found = {name: value for name, value in score.value.items() if name not in known}
+    return "; ".join(f"{_OTHER.get(name, name.replace('_', ' '))} {value}{unit}" for name, value in found.items())

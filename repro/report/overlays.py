@@ -25,6 +25,8 @@ _SHEET_CELL = (200, 260)
 _SHEET_WIDTH = 1280
 _MIN_SHEET_WIDTH = 560
 _LEGEND_CLASSES = 40
+_TITLE_LINE = 18
+_TITLE_LINES = 3
 
 
 def legend(names: Sequence[str], colours: Palette, width: int, size: int = 13) -> np.ndarray:
@@ -120,7 +122,7 @@ def grid(
     legend: np.ndarray | None = None,
     cell: tuple[int, int] = (200, 260),
 ) -> np.ndarray:
-    """Lay pictures out in rows under column titles, beside row titles, above a legend (a picture).
+    """Lay pictures out in rows under column titles (in up to 3 lines), beside row titles, above a legend (a picture).
 
     Each picture is scaled into `cell` (height, width; at least 160) with its aspect kept: label maps, known
     by their few colours, without smoothing. Raises ReproError when a row and the titles differ in length."""
@@ -133,16 +135,18 @@ def grid(
     left = _MARGIN
     if row_titles:
         left += max(math.ceil(row_font.getlength(title)) for title in row_titles) + _MARGIN
-    top = _MARGIN + (26 if any(column_titles) else 0)
+    wrapped = [_wrap(title, title_font, width) for title in column_titles]
+    top = _MARGIN + (8 + _TITLE_LINE * max(map(len, wrapped)) if any(column_titles) else 0)
     total_width = left + len(column_titles) * (width + _GAP) - _GAP + _MARGIN
     bottom = top + len(rows) * (height + _GAP) - _GAP + _MARGIN
     if legend is not None:
         total_width = max(total_width, left + legend.shape[1] + _MARGIN)
     canvas = Image.new("RGB", (total_width, bottom + (0 if legend is None else legend.shape[0] + _GAP)), "white")
     draw = ImageDraw.Draw(canvas)
-    for j, title in enumerate(column_titles):
+    for j, lines in enumerate(wrapped):
         centre = left + j * (width + _GAP) + width / 2
-        draw.text((centre, _MARGIN + 10), _shorten(title, title_font, width), _INK, title_font, anchor="mm")
+        for line, text in enumerate(reversed(lines)):
+            draw.text((centre, top - 8 - _TITLE_LINE * (line + 0.5)), text, _INK, title_font, anchor="mm")
     for i, row in enumerate(rows):
         y = top + i * (height + _GAP)
         if row_titles:
@@ -243,7 +247,8 @@ def _title_of(sample: Sample, info: Info) -> str:
 def _class_legend(samples: Sequence[Sample], info: Info, width: int) -> np.ndarray:
     if info.semantic_classes and any(sample.semantic is not None for sample in samples):
         names, colours = info.semantic_classes, _table(info.palette, 0)
-        present = {int(label) for sample in samples for label in np.unique(sample.semantic)} - {VOID}
+        masks = [sample.semantic for sample in samples if sample.semantic is not None]
+        present = {int(label) for mask in masks for label in np.unique(mask)} - {VOID}
     elif info.classes and any(sample.boxes is not None for sample in samples):
         names, colours = info.classes, _class_colours(info)
         present = {int(c) for sample in samples if sample.classes is not None for c in sample.classes}
@@ -342,6 +347,17 @@ def _shorten(text: str, font: Any, width: float) -> str:
     while len(text) > 1 and font.getlength(text) > width:
         text = text.removesuffix("…")[:-1] + "…"
     return text
+
+
+def _wrap(text: str, font: Any, width: float) -> list[str]:
+    """A title in as few lines as `width` allows, broken at spaces; what is still too long is shortened."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and (font.getlength(f"{lines[-1]} {word}") <= width or len(lines) == _TITLE_LINES):
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return [_shorten(line, font, width) for line in lines]
 
 
 def _rgb_tuple(colour: Sequence[int] | np.ndarray) -> tuple[int, int, int]:

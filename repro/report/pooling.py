@@ -24,17 +24,28 @@ METRICS = {
         "mean_dice": "Dice %",
         "mean_pixel_accuracy": "mean acc. %",
         "frequency_weighted_iou": "f.w. IoU %",
+        "rand_score": "V_rand %",
+        "rand_score_best": "V_rand % at best threshold",
     },
 }
 DATA_TITLES = {
     "shapes": "Shapes (generated)",
     "camvid": "CamVid",
+    "cityscapes": "Cityscapes",
+    "isbi2012": "ISBI 2012 EM",
+    "sun_rgbd": "SUN RGB-D",
+    "phc_u373": "ISBI tracking, PhC-U373",
+    "dic_hela": "ISBI tracking, DIC-HeLa",
+    "dubai": "Dubai from above",
+    "oxford_iiit_pet": "Oxford-IIIT Pet",
+    "tiny_imagenet": "Tiny-ImageNet",
     "imagenette": "Imagenette",
     "imagenet2012": "ImageNet 2012",
     "voc2011_seg": "PASCAL VOC 2011",
     "voc2012_seg": "PASCAL VOC 2012",
 }
 BASELINE = "majority"
+_LOSSES = {"cross_entropy": "cross-entropy", "sigmoid": "sigmoid cross-entropy", "dice": "Dice"}
 _PRECISIONS = ("float32", "tf32", "mixed_bfloat16")
 _ORDER = {name: index for index, name in enumerate((BASELINE, *ARCHITECTURES))}
 
@@ -102,11 +113,17 @@ def hardware(machine: Machine) -> str:
 
 
 def data_title(result: Result) -> str:
-    """The data set's name, marked as a copy wherever it is not the published one."""
+    """The data set's name, marked wherever files or split are not the published ones."""
     if result.dataset is None:
         return ""
     title = DATA_TITLES.get(result.dataset.name, result.dataset.name)
-    return title if result.dataset.official else f"{title} (copy: {result.dataset.note or 'not the official files'})"
+    note = result.dataset.note
+    return title if result.dataset.official else f"{title} (not official{f': {note}' if note else ''})"
+
+
+def model_rank(name: str) -> int:
+    """Where a model stands in tables, figures and galleries: the baseline, then the order of the registry."""
+    return _ORDER.get(name, len(_ORDER))
 
 
 def model_title(result: Result) -> str:
@@ -122,6 +139,45 @@ def size_text(size: Iterable[int | None]) -> str:
     """`360x480`; empty for a size of nothing."""
     numbers = list(size)
     return "x".join("?" if number is None else str(number) for number in numbers) if any(numbers) else ""
+
+
+def canvas_of(result: Result) -> tuple[int, int]:
+    """(height, width) images were fitted into: the network's input unless the configuration says otherwise."""
+    height, width = (result.config.get("data") or {}).get("size") or result.input_size
+    return height, width
+
+
+def is_tiled(result: Result) -> bool:
+    """Whether images were scored tile by tile."""
+    return result.config.get("tile_margin") is not None or canvas_of(result) != result.input_size
+
+
+def input_text(result: Result) -> str:
+    """What the network saw at a time: `360x480`, or `256x256 tiles of 512x512`."""
+    seen = size_text(result.input_size)
+    return f"{seen} tiles of {size_text(canvas_of(result))}" if is_tiled(result) else seen
+
+
+def loss_text(config: dict[str, Any]) -> str:
+    """The loss of a training run in the field's words; empty for a run that trained nothing."""
+    if config.get("type") != "train":
+        return ""
+    options = dict(config.get("loss_options") or {})
+    kind = str(options.pop("kind", "cross_entropy"))
+    parts = [_LOSSES.get(kind, kind)]
+    weights = options.pop("class_weights", None)
+    parts += ["median-frequency"] if weights == "median_frequency" else ["class weights"] if weights else []
+    parts += ["weight map"] if (config.get("data") or {}).get("options", {}).get("weight_map") else []
+    return ", ".join([*parts, *settings(options)])
+
+
+def settings(options: dict[str, Any]) -> list[str]:
+    """`flip`, `jitter 8`, `zoom 0.9 to 1.4`: options as words; what is switched off is left out."""
+    words = []
+    for name, value in sorted(options.items()):
+        shown = " to ".join(f"{v:g}" for v in value) if isinstance(value, list | tuple) else value
+        words += [name if value is True else f"{name} {shown}"] if value not in (False, None) else []
+    return words
 
 
 def estimate(results: Iterable[Result], read: Callable[[Result], Any]) -> Estimate | None:
@@ -174,7 +230,7 @@ def pool(results: Iterable[Result], key: Callable[[Result], tuple[Any, ...]], cu
         first, precision = entry.first, precision_of(entry.first)
         rank = _PRECISIONS.index(precision) if precision in _PRECISIONS else len(_PRECISIONS)
         setting = first.backend != "tensorflow", first.backend, rank, precision
-        model = _ORDER.get(first.model, len(_ORDER)), first.model, first.variant
+        model = model_rank(first.model), first.model, first.variant
         return *model, entry.code == "stale", first.experiment, *setting, repr(entry.key)
 
     return sorted(pools, key=order)
@@ -216,14 +272,15 @@ def pooled_timing(results: Iterable[Result], name: str) -> Timing | None:
 
 
 def protocol_notes(pools: Sequence[Pool], letter: str) -> list[str]:
-    """The measuring protocol below a section: one value where all rows share it, else value by row."""
+    """The measuring protocol below a section: value by row, without rows where all (the baseline aside) share it."""
+    everyone = {entry.row_id(letter) for entry in pools if entry.first.model != BASELINE}
     values: dict[str, dict[str, list[str]]] = {}
     for entry in pools:
         for key, value in sorted({(key, str(value)) for r in entry.results for key, value in r.protocol.items()}):
             values.setdefault(key, {}).setdefault(value, []).append(entry.row_id(letter))
     parts = []
     for key, found in sorted(values.items()):
-        said = [value if len(found) == 1 else f"{value} ({', '.join(rows)})" for value, rows in found.items()]
+        said = [value if everyone <= set(rows) else f"{value} ({', '.join(rows)})" for value, rows in found.items()]
         parts.append(f"{key.replace('_', ' ')}: {', '.join(said)}")
     return [f"Protocol: {'; '.join(parts)}."] if parts else []
 
@@ -234,6 +291,7 @@ def heading(scale: str, text: str) -> str:
 
 
 SETUP = columns("padding*", "width*", "input*", "backend*", "precision*", "hardware*")
+TRAINING = columns("loss*", "augment:augmentation*", "batch:batch size*")
 CODE = columns("code")
 
 
@@ -244,7 +302,7 @@ def setup_of(entry: Pool) -> tuple[dict[str, str], dict[str, Any]]:
     cells = {
         "padding": str(padding or ""),
         "width": f"{first.width:g}" + ("" if first.depth == 1 else f", depth {first.depth:g}"),
-        "input": size_text(first.input_size),
+        "input": input_text(first),
         "backend": first.backend,
         "precision": precision_of(first),
         "hardware": " + ".join(sorted({hardware(result.machine) for result in entry.results})),

@@ -268,8 +268,15 @@ writes this folder again, `repro tables --check` tells whether it still is what 
   programs.
 - **Scale.** `paper` is the paper's own scale, `reduced` a smaller one; `smoke` proves that the suite
   works and says nothing about the method. They never share a row.
-- **Copies.** A data set that is not the published one carries "(copy: why)" after its name. Its figures
-  are not comparable with the benchmark's, and no published figure stands beside them.
+- **Not official.** A data set whose files or split are not the published ones carries "(not official: why)"
+  after its name. Its figures are not comparable with the benchmark's, and no published figure stands beside
+  them.
+- **Cost.** Below each section of scores stand the parameters, operations, latency, images a second and
+  training memory of its rows, apart by hardware; the figures `speed accuracy` draw the two against each
+  other, a panel for each data set, scale, input and kind of machine. Where images are scored by tiles, one
+  latency is that of a tile.
+- **Galleries** show the same test images through every model: photographs are not ours to publish, so that
+  only those of generated data are here, the others in `runs/gallery/` of the machine that made them.
 - **Stale** rows were made by other code than today's; `repro run` makes them again. `no data`, `not run`
   and `failed` stand where a figure is missing.
 - **Citing.** Give the table, the row id and the commit of this folder; `repro cite RESULT` prints the

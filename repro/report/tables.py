@@ -11,6 +11,8 @@ from repro.files import canonical_hash
 from repro.harness.record import Result
 from repro.report import figures, render
 from repro.report.accuracy import accuracy_sections, per_class_table, published_section
+from repro.report.cost import CAPTION as _COST
+from repro.report.cost import cost_table, newest_pools, speed_figure
 from repro.report.pooling import (
     CODE,
     DATA_TITLES,
@@ -23,7 +25,6 @@ from repro.report.pooling import (
     heading,
     model_title,
     pool,
-    precision_of,
     setup_of,
     size_text,
     task_of,
@@ -82,6 +83,7 @@ def _architecture_row(entry: Pool) -> Row:
     citation = facts.papers().get(metrics.get("paper", ""))
     outputs = "; ".join(f"{name} {size_text(shape)}" for name, shape in metrics["outputs"].items())
     convs = paper["conv_layers"].value if paper["conv_layers"] else render.EMPTY
+    printed = facts.find_fact(f"{first.model}.params_printed") if whole else None
     setup, _ = setup_of(entry)
     cells = {
         "id": entry.row_id("A"),
@@ -92,7 +94,7 @@ def _architecture_row(entry: Pool) -> Row:
         "input": size_text(metrics["input_shape"]),
         "outputs": outputs,
         "params": f"{metrics['params']:,}",
-        "paper_params": f"{paper['params'].value:,}" if paper["params"] else "",
+        "paper_params": f"{paper['params'].value:,}" if paper["params"] else printed.value if printed else "",
         "convs": f"{metrics['conv_layers']} / {convs}",
         "match": exact,
         "trainable": f"{metrics['trainable_params']:,}",
@@ -136,10 +138,19 @@ def _architecture_sections(results: Sequence[Result], current: CodeHash | None) 
     for text, models in told.items():
         who = "every network" if everyone == set(models) and len(everyone) > 1 else ", ".join(models)
         notes.append(f"Deviation of {who}: {text}.")
-    found = {name: facts.find_fact(f"{name}.params") for name in dict.fromkeys(p.first.model for p in pools)}
+    models = dict.fromkeys(entry.first.model for entry in pools)
+    notes += [note for name in models for note in _other_counts(name)]
+    found = {name: facts.find_fact(f"{name}.params") for name in models}
     sources = [f"{name}: {fact.source}" for name, fact in found.items() if fact]
     notes += [f"Where the papers' counts come from. {'. '.join(sources)}."] if sources else []
     return [Section("", shown, rows, tuple(notes))] if rows else []
+
+
+def _other_counts(model: str) -> list[str]:
+    """What a paper counts by a rule of its own, or prints rounded, so that no column can hold it."""
+    layers, printed = facts.find_fact(f"{model}.layers"), facts.find_fact(f"{model}.params_printed")
+    notes = [f"{model}: the paper counts {layers.value} layers, {layers.note}."] if layers else []
+    return notes + ([f"{model}: the paper prints {printed.value} parameters; {printed.note}."] if printed else [])
 
 
 _POOLED = (
@@ -152,12 +163,16 @@ _POOLED = (
 )
 _COMPARABLE = (
     "Rows in one section share data, split and scale and may be compared; rows of different sections may "
-    "not. The paper's figure stands only beside the same official data and split; it was reached with the "
-    "paper's own training."
+    "not. What else they share (start, images seen, loss, augmentation, width, input) stands above each "
+    "section, and where they differ it is a column: a comparison is as fair as these columns say. An input of "
+    "`256x256 tiles of 512x512` sees a part of each image at a time, in training and in scoring. `loss`: "
+    "cross-entropy, the same mean over pixels unless it says otherwise; median-frequency weights its classes, a "
+    "weight map its pixels. The paper's figure stands only beside the same official data and split; it was "
+    "reached with the paper's own training."
 )
 _CAPTIONS: dict[str, tuple[str, ...]] = {
-    "classification": (_POOLED, _COMPARABLE),
-    "segmentation": (_POOLED, _COMPARABLE),
+    "classification": (_POOLED, _COMPARABLE, _COST),
+    "segmentation": (_POOLED, _COMPARABLE, _COST),
     "architectures": (
         "One row is one network as built with its default number of classes. `params` counts weights, "
         "biases, batch-normalisation gamma and beta, frozen or not; GFLOPs are 2 x multiply-adds of one "
@@ -208,13 +223,11 @@ def training_figure(results: Sequence[Result], task: str, current: CodeHash | No
     """Training curves of a task, pooled like the table's rows; stale runs only where nothing newer exists."""
     metric, title = next(iter(METRICS[task].items()))
     pools = [p for p in accuracy_pools(results, task, current) if p.first.kind == "train" and p.first.history]
-    fresh = {(p.first.experiment, p.first.backend, precision_of(p.first)) for p in pools if p.code != "stale"}
+    pools = newest_pools(pools)
     pools.sort(key=lambda p: (SCALES.index(p.first.scale), data_title(p.first)))
     curves, used = [], set()
     for entry in pools:
         first = entry.first
-        if entry.code == "stale" and (first.experiment, first.backend, precision_of(first)) in fresh:
-            continue
         panel = heading(first.scale, data_title(first))
         label = model_title(first) + (f" from {first.init.source}" if first.init else "")
         label += f", {entry.row_id(task[0].upper())}" if (panel, label) in used else ""
@@ -232,6 +245,9 @@ def _series(history: dict[str, list[float]], name: str, scale: float) -> tuple[l
     return epochs or [float(epoch) for epoch in range(1, len(values) + 1)], values
 
 
+_FIGURES = {"curves": training_figure, "speed_accuracy": speed_figure}
+
+
 def render_all(
     results: Sequence[Result],
     expected: Expected,
@@ -246,12 +262,11 @@ def render_all(
         files[f"{table.name}.md"] = render.to_markdown(table)
         files[f"{table.name}.csv"] = render.to_csv(table)
         files[f"{table.name}.tex"] = render.to_latex(table)
-    per_class = per_class_table(results, current)
-    if per_class.sections:
-        files["segmentation_per_class.csv"] = render.to_csv(per_class)
+    long = [per_class_table(results, current), *(cost_table(results, task, current) for task in METRICS)]
+    files |= {f"{table.name}.csv": render.to_csv(table) for table in long if table.sections}
     for task in METRICS:
-        if picture := training_figure(results, task, current):
-            files[f"curves_{task}.png"] = picture
+        drawn = {f"{name}_{task}.png": make(results, task, current) for name, make in _FIGURES.items()}
+        files |= {name: picture for name, picture in drawn.items() if picture}
     files |= pictures
     return files | {
         "README.md": render.index_markdown(tables, files),
@@ -262,7 +277,8 @@ def render_all(
 def generated_names(tables_dir: Path) -> set[str]:
     """Every file that this module may own in the folder of the tables; others are left alone."""
     names = {f"{name}.{form}" for name in TABLES for form in ("md", "csv", "tex")}
-    names |= {f"curves_{task}.png" for task in METRICS} | {path.name for path in tables_dir.glob("gallery_*.png")}
+    names |= {f"{name}_{task}.png" for name in _FIGURES for task in METRICS}
+    names |= {f"{task}_cost.csv" for task in METRICS} | {path.name for path in tables_dir.glob("gallery_*.png")}
     return names | {"segmentation_per_class.csv", "README.md", "index.json"}
 
 
