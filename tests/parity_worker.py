@@ -19,6 +19,8 @@ STEP_MODES = {"tensorflow": ("eager", "xla"), "jax": ("xla",)}
 NUM_CLASSES = 5
 SIZE = (40, 56)  # 56 = 8 x 7 and 40 = 8 x 5: poolings 4 and 5 round up, so that "same" FCNs must cut
 SMALL = {"width": 1 / 16, "depth": 0.3, "num_classes": NUM_CLASSES, "input_size": SIZE}
+# learners of these need more channels: reductions to one channel, or half of four dropped, hardly learn
+WIDTHS = {"googlenet": 1 / 4, "fcn_googlenet": 1 / 4, "segnet": 1 / 4}
 
 _OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
     **dict.fromkeys(("fcn32s", "fcn16s", "fcn8s"), ({"padding": "same"}, {"padding": "caffe"})),
@@ -68,7 +70,7 @@ def learner_of(name: str, options: dict[str, Any], **settings: Any) -> Any:
     from repro.harness.config import Data, Network, Train
     from repro.harness.learner import make_learner
 
-    small = dict(width=SMALL["width"], depth=SMALL["depth"], input_size=SIZE, channels=3)
+    small = dict(width=WIDTHS.get(name, SMALL["width"]), depth=SMALL["depth"], input_size=SIZE, channels=3)
     network = Network(name=name, options=options, **small)
     config = Train(network=network, data=Data(name="shapes"), recipe="suite", epochs=1, batch_size=2, **settings)
     return make_learner(config, NUM_CLASSES, seed=0, total_steps=100)

@@ -111,20 +111,20 @@ _LAB = (
     ),
     *_family(
         "camvid-narrow", "on CamVid at 120x160, an eighth of the width", "lab", CAMVID,
-        {"width": 1 / 8, "input_size": (120, 160)}, _NARROW_CAMVID, epochs=24, seconds=180, value=30,
+        {"width": 1 / 8, "input_size": (120, 160)}, _NARROW_CAMVID, epochs=18, seconds=180, value=30,
         nets=NARROW, **_BY_NAME,
     ),
     _preset(
         "camvid-narrow-segnet-balanced", "SegNet with the paper's class weights on CamVid at 120x160", "lab",
         Train(
-            network=_network("segnet", width=1 / 8, input_size=(120, 160)), data=CAMVID, epochs=24, val_every=6,
+            network=_network("segnet", width=1 / 8, input_size=(120, 160)), data=CAMVID, epochs=18, val_every=5,
             loss_options={"class_weights": "median_frequency"}, label="median-frequency loss", **_NARROW_CAMVID,
         ),
         180, 29, _BY_NAME,
     ),
     *_family(
         "isbi-narrow", "on ISBI 2012 in windows of 192x192, an eighth of the width", "lab", ISBI, _WINDOWS,
-        _NARROW_ISBI, epochs=96, seconds=120, value=28, nets=NARROW, **_BY_NAME,
+        _NARROW_ISBI, epochs=60, seconds=120, value=28, nets=NARROW, **_BY_NAME,
     ),
     _preset(
         "isbi-narrow-unet-paper", "U-Net as published (unpadded, border weights) on ISBI 2012, an eighth of the width",
@@ -132,14 +132,14 @@ _LAB = (
         Train(
             network=Network(name="unet", width=1 / 8, input_size=(284, 284)),
             data=Data(name="isbi2012", size=(512, 512), options={"weight_map": True}),
-            epochs=96, val_every=24, label="unpadded, border weights", **_NARROW_ISBI | {"tile_margin": 0},
+            epochs=60, val_every=15, label="unpadded, border weights", **_NARROW_ISBI | {"tile_margin": 0},
         ),
         200, 27, _BY_NAME,
     ),
     *_family(
         "dubai-narrow", "on Dubai in windows of 192x192, an eighth of the width", "lab", DUBAI, _WINDOWS,
         dict(_ADAMW, batch_size=8, learning_rate=1e-3, augment=_AERIAL, tile_margin=32),
-        epochs=60, seconds=120, value=26, nets=NARROW, **_BY_NAME,
+        epochs=42, seconds=120, value=26, nets=NARROW, **_BY_NAME,
     ),
     *_family(
         "camvid", "on CamVid at 360x480", "lab", CAMVID, {"input_size": (360, 480)},

@@ -1,6 +1,7 @@
 """Scoring a network on a split: one compiled forward pass, scores at the original size of the images."""
 
 import io
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -36,10 +37,9 @@ def outputs_of(network: keras.Model, records: Any, batch_size: int = BATCH, tile
         tensor = keras.ops.cast(keras.ops.convert_to_tensor(images), "float32")
         return np.asarray(keras.ops.convert_to_numpy(compiled(tensor)["scores"]), "float32")
 
-    size, answered = tuple(network.input_shape[1:3]), tuple(network.output["scores"].shape[1:-1])
-    whole = answered in ((), size) and records[0]["image"].shape[:2] == size
-    if tile_margin is not None or not whole:
-        kept = kept_size(size, answered, tile_margin or 0)
+    kept = kept_of(network, records[0]["image"].shape[:2], tile_margin)
+    if kept:
+        size = tuple(network.input_shape[1:3])
         for record in (records[index] for index in range(len(records))):
             valid = record["valid_size"]
             yield overlap_tile(forward, record["image"][: valid[0], : valid[1]], size, kept, batch_size), record
@@ -48,6 +48,20 @@ def outputs_of(network: keras.Model, records: Any, batch_size: int = BATCH, tile
         scores = forward(batch["image"])
         for index in range(count):
             yield scores[index], {name: values[index] for name, values in batch.items()}
+
+
+def kept_of(network: keras.Model, canvas: tuple[int, int], tile_margin: int | None) -> tuple[int, int] | None:
+    """(height, width) of what each tile answers for, None where images of a canvas are scored whole."""
+    size, answered = tuple(network.input_shape[1:3]), tuple(network.output["scores"].shape[1:-1])
+    if tile_margin is None and answered in ((), size) and tuple(canvas) == size:
+        return None
+    return kept_size(size, answered, tile_margin or 0)
+
+
+def tiles_of(network: keras.Model, canvas: tuple[int, int], tile_margin: int | None) -> int:
+    """How many tiles cover a canvas."""
+    kept = kept_of(network, canvas, tile_margin)
+    return math.prod(-(-side // part) for side, part in zip(canvas, kept, strict=True)) if kept else 1
 
 
 def resized(scores: np.ndarray, valid_size: np.ndarray, original: tuple[int, int]) -> np.ndarray:

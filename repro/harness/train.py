@@ -20,7 +20,7 @@ from repro.data.loader import stream
 from repro.errors import ReproError
 from repro.harness import checkpoint
 from repro.harness.config import Evaluate, Train
-from repro.harness.evaluate import score, write_samples
+from repro.harness.evaluate import score, tiles_of, write_samples
 from repro.harness.inspection import flops_of, parameter_count, parameters
 from repro.harness.learner import Learner, build_network, inference_of, make_learner
 from repro.harness.logs import EventWriter, write_csv
@@ -237,6 +237,7 @@ def finish(
     margin = config.tile_margin
     metrics = score(network, records, names, dataset=dataset, split=config.data.test, tile_margin=margin)
     metrics |= {"params": parameter_count(parameters(network)[0]), "flops": sum(map(flops_of, network.layers))}
+    metrics |= {"tiles": tiles_of(network, kept, margin)} if task == "segmentation" else {}
     weights = run.folder / "weights.safetensors"
     card = {
         "model": config.network.name,

@@ -31,7 +31,7 @@ DEVIATIONS = (
     vgg.DEVIATIONS[0],
     "the image's mean is subtracted; the released network takes the pixels as they are",
     "dropout after pool3, pool4, pool5 and their mirror images in the decoder, as in the authors' "
-    'train_segnet_sun.prototxt; the paper says "to the end of deeper convolutional layers", the released CamVid network has none',
+    'train_segnet_sun.prototxt; the paper says "to the end of deeper convolutional layers", the released CamVid network has none',  # noqa: E501
     "batch normalisation evaluates with running means (momentum 0.9) in place of means over the training set computed "
     "afterwards; epsilon 1e-3 in place of 1e-9, shifts start at 0 in place of 0.001",
     "weight decay of the released solver, decoupled from the gradient (Keras), and on biases and batch norm too",
