@@ -101,7 +101,7 @@ def _preset(
 
 _BY_NAME = {"seeds": 3, "by_name": True}
 _WINDOWS = {"width": 1 / 8, "input_size": (192, 192)}
-_NARROW_ISBI = dict(_ADAMW, batch_size=8, learning_rate=1e-3, augment=_MICROSCOPY, tile_margin=32)
+_NARROW_ISBI = dict(_ADAMW, batch_size=8, learning_rate=2e-3, augment=_MICROSCOPY, tile_margin=32)
 _NARROW_CAMVID = dict(_ADAMW, batch_size=8, learning_rate=1e-3, augment=_DRIVING)
 
 _LAB = (
@@ -124,7 +124,7 @@ _LAB = (
     ),
     *_family(
         "isbi-narrow", "on ISBI 2012 in windows of 192x192, an eighth of the width", "lab", ISBI, _WINDOWS,
-        _NARROW_ISBI, epochs=60, seconds=120, value=28, nets=NARROW, **_BY_NAME,
+        _NARROW_ISBI, epochs=120, seconds=120, value=28, nets=NARROW, **_BY_NAME,
     ),
     _preset(
         "isbi-narrow-unet-paper", "U-Net as published (unpadded, border weights) on ISBI 2012, an eighth of the width",
@@ -132,14 +132,14 @@ _LAB = (
         Train(
             network=Network(name="unet", width=1 / 8, input_size=(284, 284)),
             data=Data(name="isbi2012", size=(512, 512), options={"weight_map": True}),
-            epochs=60, val_every=15, label="unpadded, border weights", **_NARROW_ISBI | {"tile_margin": 0},
+            epochs=120, val_every=30, label="unpadded, border weights", **_NARROW_ISBI | {"tile_margin": 0},
         ),
         200, 27, _BY_NAME,
     ),
     *_family(
         "dubai-narrow", "on Dubai in windows of 192x192, an eighth of the width", "lab", DUBAI, _WINDOWS,
-        dict(_ADAMW, batch_size=8, learning_rate=1e-3, augment=_AERIAL, tile_margin=32),
-        epochs=42, seconds=120, value=26, nets=NARROW, **_BY_NAME,
+        dict(_ADAMW, batch_size=8, learning_rate=2e-3, augment=_AERIAL, tile_margin=32),
+        epochs=48, seconds=120, value=26, nets=NARROW, **_BY_NAME,
     ),
     *_family(
         "camvid", "on CamVid at 360x480", "lab", CAMVID, {"input_size": (360, 480)},
