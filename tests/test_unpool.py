@@ -1,4 +1,4 @@
-"""Max pooling with indices and unpooling against plain loops and TensorFlow: values and gradients, eager and compiled."""
+"""Max pooling with indices and unpooling against plain loops and TensorFlow, eager and compiled, with gradients."""
 
 import numpy as np
 import pytest

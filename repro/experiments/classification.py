@@ -44,6 +44,10 @@ _PAPER = {
         recipe="paper", epochs=74, batch_size=256, optimizer="sgd", learning_rate=1e-2, momentum=0.9,
         weight_decay=5e-4, schedule="step", drops=(0.5, 0.75, 0.9), augment={"flip": True, "jitter": 16},
     ),
+    "googlenet": dict(
+        recipe="paper", epochs=60, batch_size=32, optimizer="sgd", learning_rate=1e-2, momentum=0.9,
+        weight_decay=2e-4, schedule="cosine", augment={"flip": True},
+    ),
 }  # fmt: skip
 
 

@@ -138,8 +138,8 @@ _LAB = (
     ),
     *_family(
         "dubai-narrow", "on Dubai in windows of 192x192, an eighth of the width", "lab", DUBAI, _WINDOWS,
-        dict(_ADAMW, batch_size=8, learning_rate=2e-3, augment=_AERIAL, tile_margin=32),
-        epochs=48, seconds=120, value=26, nets=NARROW, **_BY_NAME,
+        dict(_ADAMW, batch_size=4, learning_rate=2e-3, augment=_AERIAL, tile_margin=32),
+        epochs=24, seconds=120, value=26, nets=NARROW, **_BY_NAME,
     ),
     *_family(
         "camvid", "on CamVid at 360x480", "lab", CAMVID, {"input_size": (360, 480)},
