@@ -16,13 +16,13 @@ SIDE = 48
 DATA = Data(name="shapes", options={"image_size": SIDE, "max_objects": 1, "min_scale": 0.6, "max_scale": 0.9})
 
 
-def overfit(name, task, count, steps, rate, **network):
+def overfit(name, task, count, steps, rate, side=SIDE, depth=0.3, **network):
     """Train on the first `count` pictures, all in one batch; returns (their records, the scores on them)."""
-    dataset = open_dataset(DATA.name, **DATA.options)
-    source, names = OnDemand(dataset, "train", (SIDE, SIDE), task), class_names_of(dataset, task)
+    dataset = open_dataset(DATA.name, **DATA.options | {"image_size": side})
+    source, names = OnDemand(dataset, "train", (side, side), task), class_names_of(dataset, task)
     records = [source[index] for index in range(count)]
     config = Train(
-        network=Network(name=name, width=1 / 8, depth=0.3, input_size=(SIDE, SIDE), channels=3, **network), data=DATA,
+        network=Network(name=name, width=1 / 8, depth=depth, input_size=(side, side), channels=3, **network), data=DATA,
         recipe="suite", epochs=steps, batch_size=count, optimizer="adamw", learning_rate=rate, schedule="cosine",
         warmup=0.05,
     )  # fmt: skip
@@ -38,19 +38,21 @@ def overfit(name, task, count, steps, rate, **network):
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "rate", "padding", "accuracy", "mean_iou"),
+    ("name", "steps", "rate", "settings", "mean_iou"),
     [
-        ("fcn8s", 120, 5e-3, True, 0.95, 0.85),
-        ("segnet", 60, 1e-2, False, 0.95, 0.85),
-        ("unet", 80, 5e-3, True, 0.95, 0.85),
-        # 2x2 positions cannot follow an outline
-        ("fcn_googlenet", 80, 5e-3, True, 0.85, 0.4),
+        ("fcn8s", 120, 5e-3, {"options": {"padding": "same"}}, 0.85),
+        ("segnet", 450, 1e-2, {}, 0.7),
+        # deep enough to see a whole shape
+        ("unet", 300, 2e-3, {"depth": 0.6, "options": {"padding": "same"}}, 0.85),
+        # its 32x interpolation follows the outlines of larger pictures only
+        ("fcn_googlenet", 100, 5e-3, {"side": 128}, 0.6),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_segments_four_pictures(name, steps, rate, padding, accuracy, mean_iou):
-    batch, scores = overfit(name, "segmentation", 4, steps, rate, options={"padding": "same"} if padding else {})
+def test_segments_four_pictures(name, steps, rate, settings, mean_iou):
+    batch, scores = overfit(name, "segmentation", 4, steps, rate, **settings)
     assert (batch["semantic"] == 0).mean() < 0.8  # of the pixels are right where all is called background
-    assert scores["pixel_accuracy"] > accuracy
+    assert scores["pixel_accuracy"] > (0.88 if name == "fcn_googlenet" else 0.95)
     assert scores["mean_iou"] > mean_iou
 
 

@@ -76,7 +76,7 @@ class LocalResponseNorm(keras.layers.Layer):
         self.size, self.alpha = size, alpha
 
     def call(self, x):
-        exact = ops.cast(x, "float32")  # in bfloat16 the sums would vanish beside the 1
+        exact = ops.cast(x, "float32")  # 1 + a small sum needs more digits than bfloat16 has
         channel = np.arange(x.shape[-1])
         band = (np.abs(channel[:, None] - channel) <= self.size // 2).astype("float32")
         root = ops.rsqrt(1 + self.alpha / self.size * ops.matmul(ops.square(exact), band))
