@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from messages import one_line
 from PIL import Image
 
 from repro.data import images
@@ -16,15 +17,6 @@ from repro.data.camvid import CamVid
 from repro.errors import NoDataError, ReproError
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
-
-
-def one_line(error, *parts):
-    """The message is one line with a cure, and holds every part."""
-    text = str(error.value)
-    assert "\n" not in text
-    assert ". " in text
-    for part in parts:
-        assert str(part) in text
 
 
 def encoded(image, kind, **options):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from messages import one_line
 from PIL import Image
 
 from repro.data.base import VOID, dataset_class
@@ -16,15 +17,6 @@ HEX = ("3C1098", "8429F6", "6EC1E4", "FEDD3A", "E2A929", "9B9B9B", "000000")
 COLOURS = np.array([list(bytes.fromhex(code)) for code in HEX], np.uint8)
 CODES = np.resize(np.arange(7), (12, 16))
 TITLES = ("Water", "Land (unpaved area)", "Road", "Building", "Vegetation", "Unlabeled")
-
-
-def one_line(error, *parts):
-    """The message is one line with a cure, and holds every part."""
-    text = str(error.value)
-    assert "\n" not in text
-    assert ". " in text
-    for part in parts:
-        assert str(part) in text
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from messages import one_line
 from PIL import Image
 
 from repro.data.base import dataset_class
@@ -15,15 +16,6 @@ from repro.errors import NoDataError, ReproError
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (SLICES, 12, 16), np.uint8)
 CELLS = RNG.random((SLICES, 12, 16)) > 0.3
-
-
-def one_line(error, *parts):
-    """The message is one line with a cure, and holds every part."""
-    text = str(error.value)
-    assert "\n" not in text
-    assert ". " in text
-    for part in parts:
-        assert str(part) in text
 
 
 def write(path, pages, **options):

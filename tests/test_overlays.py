@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from messages import one_line
 
 from repro.data.base import VOID, Info, Sample
 from repro.data.camvid import CamVid
@@ -17,14 +18,6 @@ from repro.report.palette import colourise, decolourise, voc_colormap
 CAMVID = CamVid.info.palette
 DUBAI = ((60, 16, 152), (132, 41, 246), (110, 193, 228), (254, 221, 58), (226, 169, 41))
 GREY = np.full((80, 100, 3), 90, np.uint8)
-
-
-def one_line(error, *parts):
-    text = str(error.value)
-    assert "\n" not in text
-    assert ". " in text
-    for part in parts:
-        assert str(part) in text
 
 
 def reference_colour(label):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from messages import one_line
 from PIL import Image
 from tensorflow_datasets.core.download.resource import get_dl_fname
 
@@ -28,14 +29,6 @@ def data_folder(tmp_path, monkeypatch):
 def online(monkeypatch):
     """Let the check of the network pass; nothing is fetched."""
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO())
-
-
-def one_line(error, *parts):
-    text = str(error.value)
-    assert "\n" not in text
-    assert ". " in text
-    for part in parts:
-        assert str(part) in text
 
 
 def encoded(image, kind="JPEG"):

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from messages import one_line
 from PIL import Image
 
 from repro.data import download, tiny_imagenet
@@ -19,14 +20,6 @@ WNIDS = ("n02124075", "n01443537", "n12267677")  # Egyptian cat, goldfish, acorn
 LABELS = {"n01443537": 0, "n02124075": 32, "n12267677": 199}
 COUNTS = {"n01443537": 3, "n02124075": 1, "n12267677": 2}
 VAL = (("val_7.JPEG", "n12267677"), ("val_0.JPEG", "n01443537"), ("val_10.JPEG", "n12267677"))
-
-
-def one_line(error, *parts):
-    text = str(error.value)
-    assert "\n" not in text
-    assert ". " in text
-    for part in parts:
-        assert str(part) in text
 
 
 def save(path, label, mode="RGB", size=(64, 64)):

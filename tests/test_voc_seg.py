@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from messages import one_line
 from PIL import Image
 
 from repro.data import download, voc_seg
@@ -22,14 +23,6 @@ from repro.report.palette import voc_colormap
 PHOTO = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
 LABELS = np.resize(np.array([*range(21), VOID], np.uint8), (12, 16))
 LISTS = {"train": ["2007_000032", "2007_000039"], "val": ["2007_000033"]}
-
-
-def one_line(error, *parts):
-    text = str(error.value)
-    assert "\n" not in text
-    assert ". " in text
-    for part in parts:
-        assert str(part) in text
 
 
 def save_mask(path, labels):

@@ -3,6 +3,7 @@
 Records are read still encoded and decoded here, so that one decoder serves both of TFDS's file formats.
 """
 
+import abc
 import base64
 import contextlib
 import hashlib
@@ -21,7 +22,7 @@ from repro.data.images import decode_image
 from repro.errors import NoDataError, ReproError, unknown_name
 
 
-class TfdsDataset:
+class TfdsDataset(abc.ABC):
     """A builder of TFDS: fetching, keeping and reading its records. A subclass names the builder, says what its
     published version holds and makes samples of records.
 
@@ -95,15 +96,15 @@ class TfdsDataset:
         """Number of images of a split."""
         return len(self._open(split))
 
+    @abc.abstractmethod
     def sample(self, split: str, index: int) -> Sample:
         """The image of a record with what the record says of it.
 
         Raises ReproError naming builder, split and index when the record is damaged or makes no sense."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _class_names(self) -> Sequence[str]:
         """The names that, in their order, tell what the numbers of a label or a label map mean."""
-        raise NotImplementedError
 
     def _part(self, split: str, records: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         """The records of our split among those of the stored split behind it: all of them."""

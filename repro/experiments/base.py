@@ -14,6 +14,10 @@ from repro.registry import architecture
 PROFILES = ("smoke", "lab", "paper")
 # starts that are no other experiment's weights
 PLAIN_INITS = ("random", "imagenet")
+# the optimizer of the suite's own recipes
+ADAMW = dict(
+    recipe="suite", optimizer="adamw", weight_decay=1e-4, schedule="cosine", warmup=0.05, clip_norm=1.0,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

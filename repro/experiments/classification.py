@@ -9,7 +9,7 @@ imagenet2012-*         paper  days on one GPU; the paper's centre crop of VGG-16
 
 from typing import Any
 
-from repro.experiments.base import Experiment
+from repro.experiments.base import ADAMW, Experiment
 from repro.harness.config import Data, Majority, Network, Train
 
 # one object a picture, so that its class is the label
@@ -22,17 +22,14 @@ IMAGENETTE = Data(name="imagenette", test="val")
 IMAGENET = Data(name="imagenet2012", test="val")
 _TITLES = {"vgg16": "VGG-16", "googlenet": "GoogLeNet"}
 
-_ADAMW = dict(
-    recipe="suite", optimizer="adamw", weight_decay=1e-4, schedule="cosine", warmup=0.05, clip_norm=1.0,
-)  # fmt: skip
 _SMOKE = dict(
-    _ADAMW, epochs=14, batch_size=32, learning_rate=2e-3, augment={"flip": True, "jitter": 4}, val_every=4
+    ADAMW, epochs=14, batch_size=32, learning_rate=2e-3, augment={"flip": True, "jitter": 4}, val_every=4
 )  # fmt: skip
 _NARROW = dict(
-    _ADAMW, epochs=20, batch_size=64, learning_rate=2e-3, augment={"flip": True, "jitter": 6}, val_every=5
+    ADAMW, epochs=20, batch_size=64, learning_rate=2e-3, augment={"flip": True, "jitter": 6}, val_every=5
 )  # fmt: skip
 _TINY = dict(
-    _ADAMW, epochs=60, batch_size=256, learning_rate=1e-3, augment={"flip": True, "jitter": 6}, val_every=10,
+    ADAMW, epochs=60, batch_size=256, learning_rate=1e-3, augment={"flip": True, "jitter": 6}, val_every=10,
     precision="mixed_bfloat16",
 )  # fmt: skip
 _IMAGENETTE = dict(

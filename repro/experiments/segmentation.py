@@ -15,7 +15,7 @@ voc2012-fcn*, camvid-segnet, isbi-unet   paper  the papers' own recipes (FCN on 
 import dataclasses
 from typing import Any
 
-from repro.experiments.base import Experiment
+from repro.experiments.base import ADAMW, Experiment
 from repro.harness.config import Data, Majority, Network, Train
 
 SHAPES = Data(
@@ -40,10 +40,7 @@ _STAGES = ("fcn32s", "fcn16s", "fcn8s")
 _TITLES = {"fcn_googlenet": "FCN-GoogLeNet", "segnet": "SegNet", "unet": "U-Net"}
 ALL, NARROW = tuple(_STARTS), (*_STAGES, "segnet", "unet")
 
-_ADAMW = dict(
-    recipe="suite", optimizer="adamw", weight_decay=1e-4, schedule="cosine", warmup=0.05, clip_norm=1.0,
-)  # fmt: skip
-_SMOKE = dict(_ADAMW, batch_size=16, learning_rate=2e-3, augment={"flip": True})
+_SMOKE = dict(ADAMW, batch_size=16, learning_rate=2e-3, augment={"flip": True})
 _DRIVING = {"flip": True, "jitter": 8, "zoom": (0.9, 1.4)}
 _MICROSCOPY = {"flip": True, "rotate": 20, "elastic": 4, "grey": 0.1}
 _AERIAL = {"flip": True, "rotate": 180, "zoom": (0.8, 1.25), "grey": 0.1}
@@ -101,8 +98,8 @@ def _preset(
 
 _BY_NAME = {"seeds": 3, "by_name": True}
 _WINDOWS = {"width": 1 / 8, "input_size": (192, 192)}
-_NARROW_ISBI = dict(_ADAMW, batch_size=8, learning_rate=2e-3, augment=_MICROSCOPY, tile_margin=32)
-_NARROW_CAMVID = dict(_ADAMW, batch_size=8, learning_rate=1e-3, augment=_DRIVING)
+_NARROW_ISBI = dict(ADAMW, batch_size=8, learning_rate=2e-3, augment=_MICROSCOPY, tile_margin=32)
+_NARROW_CAMVID = dict(ADAMW, batch_size=8, learning_rate=1e-3, augment=_DRIVING)
 
 _LAB = (
     *_family(
@@ -138,35 +135,35 @@ _LAB = (
     ),
     *_family(
         "dubai-narrow", "on Dubai in windows of 192x192, an eighth of the width", "lab", DUBAI, _WINDOWS,
-        dict(_ADAMW, batch_size=4, learning_rate=2e-3, augment=_AERIAL, tile_margin=32),
+        dict(ADAMW, batch_size=4, learning_rate=2e-3, augment=_AERIAL, tile_margin=32),
         epochs=24, seconds=120, value=26, nets=NARROW, **_BY_NAME,
     ),
     *_family(
         "camvid", "on CamVid at 360x480", "lab", CAMVID, {"input_size": (360, 480)},
         dict(
-            _ADAMW, batch_size=8, learning_rate=1e-4, augment=_DRIVING | {"jitter": 16}, precision="mixed_bfloat16"
+            ADAMW, batch_size=8, learning_rate=1e-4, augment=_DRIVING | {"jitter": 16}, precision="mixed_bfloat16"
         ),
         epochs=180, seconds=1200, value=80, start="imagenet", seeds=3,
     ),
     *_family(
         "isbi", "on ISBI 2012 in windows of 256x256", "lab", ISBI, {"input_size": (256, 256)},
-        dict(_ADAMW, batch_size=8, learning_rate=1e-4, augment=_MICROSCOPY, tile_margin=32, precision="mixed_bfloat16"),
+        dict(ADAMW, batch_size=8, learning_rate=1e-4, augment=_MICROSCOPY, tile_margin=32, precision="mixed_bfloat16"),
         epochs=600, seconds=400, value=78, seeds=3,
     ),
     *_family(
         "dubai", "on Dubai in windows of 256x256", "lab", Data(name="dubai", size=(768, 768)),
         {"input_size": (256, 256)},
-        dict(_ADAMW, batch_size=8, learning_rate=1e-4, augment=_AERIAL, tile_margin=32, precision="mixed_bfloat16"),
+        dict(ADAMW, batch_size=8, learning_rate=1e-4, augment=_AERIAL, tile_margin=32, precision="mixed_bfloat16"),
         epochs=600, seconds=600, value=76, start="imagenet", seeds=3,
     ),
     *_family(
         "pets", "on Oxford-IIIT pets at 256x256", "lab", PETS, {"input_size": (256, 256)},
-        dict(_ADAMW, batch_size=16, learning_rate=1e-4, augment=_DRIVING, precision="mixed_bfloat16"),
+        dict(ADAMW, batch_size=16, learning_rate=1e-4, augment=_DRIVING, precision="mixed_bfloat16"),
         epochs=30, seconds=900, value=40, start="imagenet",
     ),
     *_family(
         "voc2012", "on VOC 2012 at 320x320", "lab", VOC, {"input_size": (320, 320)},
-        dict(_ADAMW, batch_size=16, learning_rate=1e-4, augment=_DRIVING | {"jitter": 16}, precision="mixed_bfloat16"),
+        dict(ADAMW, batch_size=16, learning_rate=1e-4, augment=_DRIVING | {"jitter": 16}, precision="mixed_bfloat16"),
         epochs=90, seconds=1500, value=60, start="imagenet",
     ),
 )  # fmt: skip
