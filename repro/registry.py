@@ -29,22 +29,22 @@ class Architecture:
     backbone: str = ""
 
 
-_FCN_VARIANTS = ("paper", "released")
+_BOTH = ("paper", "released")
 _TABLE = (
     Architecture("vgg16", "vgg16", "classification", "repro.models.vgg", "vgg16", (224, 224), 1000,
                  backbone="vgg16"),
     Architecture("googlenet", "googlenet", "classification", "repro.models.googlenet", "googlenet", (224, 224), 1000,
                  auxiliary=True, backbone="googlenet"),
     Architecture("fcn32s", "fcn", "segmentation", "repro.models.fcn", "fcn32s", (500, 500), 21,
-                 variants=_FCN_VARIANTS, backbone="vgg16"),
+                 variants=_BOTH, backbone="vgg16"),
     Architecture("fcn16s", "fcn", "segmentation", "repro.models.fcn", "fcn16s", (500, 500), 21,
-                 variants=_FCN_VARIANTS, backbone="vgg16"),
+                 variants=_BOTH, backbone="vgg16"),
     Architecture("fcn8s", "fcn", "segmentation", "repro.models.fcn", "fcn8s", (500, 500), 21,
-                 variants=_FCN_VARIANTS, backbone="vgg16"),
+                 variants=_BOTH, backbone="vgg16"),
     Architecture("fcn_googlenet", "fcn", "segmentation", "repro.models.fcn", "fcn_googlenet", (500, 500), 21,
                  backbone="googlenet"),
     Architecture("segnet", "segnet", "segmentation", "repro.models.segnet", "segnet", (360, 480), 11,
-                 backbone="vgg16"),
+                 variants=_BOTH, backbone="vgg16"),
     Architecture("unet", "unet", "segmentation", "repro.models.unet", "unet", (572, 572), 2, channels=1),
 )  # fmt: skip
 ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in _TABLE}

@@ -84,6 +84,12 @@ def test_decoder_mirrors_the_encoder(sketch, depth, counts):
     assert names == encoder + [f"{name}_D" for name in reversed(encoder)]
 
 
+def test_released_network_has_no_dropout_and_the_same_weights(sketch):
+    released = sketch(variant="released")
+    assert not of_type(released, keras.layers.Dropout)
+    assert released.count_params() == sketch().count_params()
+
+
 def test_dropout_follows_the_deeper_poolings_and_their_mirror_images(sketch):
     sources = {
         layer.name: layer.input._keras_history.operation.name for layer in of_type(sketch(), keras.layers.Dropout)

@@ -71,7 +71,9 @@ def centre_crop(sample: Sample, size: tuple[int, int]) -> dict[str, np.ndarray]:
     }
 
 
-_FIT: dict[str, Callable[[Sample, tuple[int, int]], dict[str, np.ndarray]]] = {
+# a sample and (height, width) to a record of that size
+Fit = Callable[[Sample, tuple[int, int]], dict[str, np.ndarray]]
+_FIT: dict[str, Fit] = {
     "segmentation": letterbox,
     "classification": centre_crop,
 }
@@ -80,9 +82,17 @@ _FIT: dict[str, Callable[[Sample, tuple[int, int]], dict[str, np.ndarray]]] = {
 class OnDemand:
     """Records decoded whenever they are asked for: `len(records)`, `records[i]` -> dict of arrays."""
 
-    def __init__(self, dataset: Any, split: str, size: tuple[int, int], task: str, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        split: str,
+        size: tuple[int, int],
+        task: str,
+        limit: int | None = None,
+        fit: Fit | None = None,
+    ) -> None:
         available = dataset.size(split)
-        self._dataset, self._split, self._size, self._fit = dataset, split, size, _FIT[task]
+        self._dataset, self._split, self._size, self._fit = dataset, split, size, fit or _FIT[task]
         self._length = min(limit or available, available)
 
     def __len__(self) -> int:
@@ -115,18 +125,20 @@ def decoded(
     task: str,
     *,
     limit: int | None = None,
+    fit: Fit | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Mapped | OnDemand:
     """The records of a split at input size (height, width) for a task; the first `limit` of them if given.
 
+    `fit` makes the records where a task has more than one kind of them; `task` must then name the kind, for the cache.
     Raises ReproError for damaged samples, an empty split, or a full disk."""
-    source = OnDemand(dataset, split, size, task)
+    source = OnDemand(dataset, split, size, task, fit=fit)
     if not len(source):
         raise ReproError(f"split {split} of {dataset.info.name} is empty", f"see `repro data {dataset.info.name}`")
     first = source[0]
     need = len(source) * sum(array.nbytes for array in first.values())
     if need > float(os.environ.get("REPRO_CACHE_GIB", 20)) * 2**30:
-        return OnDemand(dataset, split, size, task, limit)
+        return OnDemand(dataset, split, size, task, limit, fit)
     identity = [dataset.info.name, dataset.options, dataset.fingerprint(split), split]
     key = canonical_hash([CACHE_VERSION, *identity, size, task])
     folder = paths.cache_dir() / f"{dataset.info.name}-{split}-{size[0]}x{size[1]}-{key}"

@@ -12,13 +12,13 @@ _EXTENSIONS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _ALPHA_MODES = {"LA", "La", "PA", "RGBA", "RGBa"}
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Read a photograph as RGB uint8 [H,W,3], turned upright by its EXIF orientation.
+def read_image(path: Path, upright: bool = True) -> np.ndarray:
+    """Read a photograph as RGB uint8 [H,W,3], turned upright by its EXIF orientation unless told otherwise.
 
     Grey and palette pictures become RGB; transparent pixels are laid over white. Raises ReproError naming
     the file when it is missing, damaged or no picture, and for 16-bit, float and CMYK samples, whose
     conversion to 8-bit RGB is not unique."""
-    return decode_image(_read_bytes(path), str(path))
+    return decode_image(read_bytes(path), str(path), upright)
 
 
 def decode_image(content: bytes, name: str, upright: bool = True) -> np.ndarray:
@@ -41,7 +41,7 @@ def read_labels(path: Path) -> np.ndarray:
 
     Raises ReproError naming the file when it is missing, damaged or no picture, when its pixels are not
     single 8-bit numbers, and for JPEG, whose compression changes class numbers."""
-    return decode_labels(_read_bytes(path), str(path))
+    return decode_labels(read_bytes(path), str(path))
 
 
 def decode_labels(content: bytes, name: str) -> np.ndarray:
@@ -62,7 +62,7 @@ def read_colours(path: Path) -> np.ndarray:
 
     Raises ReproError naming the file when it is missing, damaged or no picture, when pixels are not 8-bit RGB or
     are transparent, and for JPEG, whose compression changes colours."""
-    image = _open(_read_bytes(path), str(path))
+    image = _open(read_bytes(path), str(path))
     if image.format == "JPEG" or image.mode not in ("P", "RGB", "RGBA"):
         kind = "a JPEG" if image.format == "JPEG" else f"a picture of mode {image.mode}"
         raise ReproError(f"{path} is {kind}, not a label map in colours", "give a PNG in RGB")
@@ -138,7 +138,8 @@ def _check_page(image: Image.Image, path: Path, number: int, pages: list[np.ndar
         )
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """The content of a file. Raises ReproError naming it when it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from repro.data.images import is_image
+from repro.data.images import is_image, read_bytes
 from repro.errors import ReproError
 
 Pair = tuple[Path, Path]
@@ -30,17 +30,15 @@ def fingerprint(named: Iterable[tuple[str, Pair]]) -> str:
     """First 16 hex digits of the SHA-256 over (name, SHA-256 of image, SHA-256 of mask) in the given order."""
     total = hashlib.sha256()
     for name, pair in named:
-        hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in pair]
+        hashes = [hashlib.sha256(read_bytes(path)).hexdigest() for path in pair]
         total.update(f"{name} {' '.join(hashes)}\n".encode())
     return total.hexdigest()[:16]
 
 
-def check_sizes(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
-    """Raise ReproError when an image [H,W,C] and its mask [H,W,...] have different heights or widths."""
+def check_sizes(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...], cure: str = "fetch both again") -> None:
+    """Raise ReproError, with this cure, when an image [H,W,C] and its mask [H,W,...] differ in height or width."""
     if mask[:2] != image[:2]:
-        raise ReproError(
-            f"{pair[1]} is {mask[0]}x{mask[1]}, its image {image[0]}x{image[1]} (height x width)", "fetch both again"
-        )
+        raise ReproError(f"{pair[1]} is {mask[0]}x{mask[1]}, its image {image[0]}x{image[1]} (height x width)", cure)
 
 
 def _by_stem(folder: Path, cure: str) -> dict[str, Path]:

@@ -5,7 +5,6 @@ the official archive. Masks are palette PNGs of class numbers; 255 marks the bor
 to tell, and stays void. The labels of the test set are private: its results come from the authors' server alone.
 """
 
-import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from repro import paths
+from repro.data import pairs
 from repro.data.base import VOID, Info, Sample
 from repro.data.download import Archive, install
-from repro.data.images import decode_image, probe, read_labels
+from repro.data.images import probe, read_bytes, read_image, read_labels
 from repro.errors import NoDataError, ReproError, unknown_name
 
 ARCHIVE = Archive(
@@ -54,7 +54,7 @@ class Voc2012Seg:
     def __init__(self) -> None:
         self.options: dict[str, Any] = {}
         self._root = paths.data_dir() / _TOP
-        self._found: dict[str, list[tuple[Path, Path]]] = {}
+        self._found: dict[str, list[pairs.Pair]] = {}
         self._fingerprints: dict[str, str] = {}
 
     def prepare(self) -> None:
@@ -70,21 +70,18 @@ class Voc2012Seg:
     def fingerprint(self, split: str) -> str:
         """First 16 hex digits of the SHA-256 over (stem, SHA-256 of image, SHA-256 of mask) in list order."""
         if split not in self._fingerprints:
-            total = hashlib.sha256()
-            for image, mask in self._pairs(split):
-                hashes = [hashlib.sha256(_read(path)).hexdigest() for path in (image, mask)]
-                total.update(f"{image.stem} {' '.join(hashes)}\n".encode())
-            self._fingerprints[split] = total.hexdigest()[:16]
+            named = ((pair[0].stem, pair) for pair in self._pairs(split))
+            self._fingerprints[split] = pairs.fingerprint(named)
         return self._fingerprints[split]
 
     def official(self, split: str) -> tuple[bool, str]:
         """Whether the split has the published number of images, as JPEG whose longest side is 500 pixels.
 
         No checksum of single files is published, so that edited pixels or masks do not show here."""
-        pairs = self._pairs(split)
-        if len(pairs) != _COUNTS[split]:
-            return False, f"{len(pairs)} of {_COUNTS[split]} images"
-        headers = [probe(image) for image, _ in pairs]
+        found = self._pairs(split)
+        if len(found) != _COUNTS[split]:
+            return False, f"{len(found)} of {_COUNTS[split]} images"
+        headers = [probe(image) for image, _ in found]
         others = {encoding for encoding, _ in headers} - {"JPEG"}
         if others:
             return False, f"images re-encoded as {' and '.join(sorted(others))}"
@@ -101,23 +98,17 @@ class Voc2012Seg:
         """Image uint8 [H,W,3] and semantic uint8 [H,W] with 0..20 and VOID.
 
         Raises ReproError naming the file when one is damaged, sizes differ or a label is no class."""
-        image_path, mask_path = self._pairs(split)[index]
+        pair = self._pairs(split)[index]
         # the masks were drawn over the stored pixels, whatever the EXIF orientation says
-        image = decode_image(_read(image_path), str(image_path), upright=False)
-        labels = read_labels(mask_path)
-        if labels.shape != image.shape[:2]:
-            raise ReproError(
-                f"{mask_path} is {labels.shape[0]}x{labels.shape[1]}, its image "
-                f"{image.shape[0]}x{image.shape[1]} (height x width)",
-                _AGAIN,
-            )
+        image, labels = read_image(pair[0], upright=False), read_labels(pair[1])
+        pairs.check_sizes(pair, image.shape, labels.shape, _AGAIN)
         known = (labels < len(_CLASSES)) | (labels == VOID)
         if not known.all():
             strange = ", ".join(str(value) for value in np.unique(labels[~known]))
-            raise ReproError(f"{mask_path} holds the labels {strange}", f"classes are 0..20, 255 is void; {_AGAIN}")
-        return Sample(image_path.stem, image, semantic=labels)
+            raise ReproError(f"{pair[1]} holds the labels {strange}", f"classes are 0..20, 255 is void; {_AGAIN}")
+        return Sample(pair[0].stem, image, semantic=labels)
 
-    def _pairs(self, split: str) -> list[tuple[Path, Path]]:
+    def _pairs(self, split: str) -> list[pairs.Pair]:
         if split not in _COUNTS:
             raise unknown_name(f"split of {self.info.name}", split, _COUNTS)
         if split not in self._found:
@@ -128,18 +119,18 @@ class Voc2012Seg:
                 raise NoDataError(f"{masks} does not exist", f"unpack {ARCHIVE.filename} over {self._root}")
             names = self._root / "ImageSets" / "Segmentation" / f"{split}.txt"
             stems = _stems(names)
-            pairs = [(self._root / "JPEGImages" / f"{stem}.jpg", masks / f"{stem}.png") for stem in stems]
-            missing = [path for pair in pairs for path in pair if not path.is_file()]
+            found = [(self._root / "JPEGImages" / f"{stem}.jpg", masks / f"{stem}.png") for stem in stems]
+            missing = [path for pair in found for path in pair if not path.is_file()]
             if missing:
                 others = f", like {len(missing) - 1} more" if len(missing) > 1 else ""
                 raise ReproError(f"{missing[0]}, which {names} asks for, does not exist{others}", _AGAIN)
-            self._found[split] = pairs
+            self._found[split] = found
         return self._found[split]
 
 
 def _stems(path: Path) -> list[str]:
     stems: dict[str, int] = {}
-    for number, line in enumerate(_read(path).decode("ascii", "replace").splitlines(), 1):
+    for number, line in enumerate(read_bytes(path).decode("ascii", "replace").splitlines(), 1):
         stem = line.strip()
         if not stem:
             continue
@@ -151,10 +142,3 @@ def _stems(path: Path) -> list[str]:
     if not stems:
         raise ReproError(f"{path} names no image", _AGAIN)
     return list(stems)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ReproError(f"cannot read {path}: {error.strerror}", _AGAIN) from None

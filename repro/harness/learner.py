@@ -53,7 +53,7 @@ def inference_of(network: keras.Model) -> keras.Model:
     """The part of a network that inference needs: without heads that only training has."""
     if set(network.output) == {"scores"}:
         return network
-    return keras.Model(network.inputs, {"scores": network.output["scores"]}, name=network.name)
+    return keras.Model(network.inputs[0], {"scores": network.output["scores"]}, name=network.name)
 
 
 def make_optimizer(config: Train, total_steps: int) -> keras.optimizers.Optimizer:

@@ -93,13 +93,16 @@ def train(job: Job, progress: Progress) -> None:
         if learner is None:
             learner = fresh
         else:  # the compiled step belongs to the first learner: give it the new start
-            for mine, new in zip(_variables(learner), _variables(fresh), strict=True):
+            for mine, new in zip(variables_of(learner), variables_of(fresh), strict=True):
                 mine.assign(new.value)
 
         def report(fraction: float, note: str, done: int = done, seed: int = seed) -> None:
             progress((done + fraction) / len(job.seeds), f"seed {seed} {note}")
 
-        history = fit(learner, config, run, seed, records, names, steps, report)
+        def validate(learner: Learner = learner) -> dict[str, float]:
+            return validation_score(learner, records[config.data.val], config, names)
+
+        history = fit(learner, config, run, seed, records[config.data.train], validate, steps, report)
         finish(learner, run, dataset, names, history, init, steps, tf32, measured)
         report(1.0, "scored")
 
@@ -120,7 +123,7 @@ def with_measured_options(config: Train, dataset: Any, num_classes: int) -> tupl
     return msgspec.structs.replace(config, loss_options=options), {"class_weights": f"median frequency: {shown}"}
 
 
-def _variables(learner: Learner) -> list[Any]:
+def variables_of(learner: Learner) -> list[Any]:
     """Everything that changes in training: weights, seed generators, the optimizer and its step count."""
     return [*learner.variables, *learner.optimizer.variables]
 
@@ -165,21 +168,23 @@ def fit(
     config: Train,
     run: Run,
     seed: int,
-    records: dict,
-    names: tuple[str, ...],
+    records: Any,
+    validate: Callable[[], dict[str, float]],
     steps: int,
     report: Progress,
 ) -> dict[str, list[float]]:
-    """Train to the last step, from the run's checkpoint if it has one. Returns the history by epoch."""
-    epoch_steps = max(1, math.ceil(len(records[config.data.train]) / config.batch_size))
+    """Train on records to the last step, from the run's checkpoint if it has one. Returns the history by epoch.
+
+    `validate` gives the scores of the curve, every `val_every` epochs and at the end."""
+    epoch_steps = max(1, math.ceil(len(records) / config.batch_size))
     interval = min(epoch_steps, SEGMENT_STEPS)
     path = checkpoint_path(run.job, seed)
     step, history = 0, {"epoch": [], "loss": [], "seconds": [], "images_per_s": [], "val_epoch": []}
     if path.exists():
         state, card = checkpoint.load_arrays(path)
-        checkpoint.restore(_variables(learner), state, str(path))
+        checkpoint.restore(variables_of(learner), state, str(path))
         step, history = card["step"], card["history"]
-    batches = stream(records[config.data.train], config.batch_size, seed)
+    batches = stream(records, config.batch_size, seed)
     events = EventWriter(run.folder / "tensorboard")
     saved = time.monotonic()
     while step < steps:
@@ -189,30 +194,30 @@ def fit(
         loss = learner.fit(_Segment(batches, step, last), verbose=0, shuffle=False, callbacks=[guard]).history["loss"]
         seconds = time.perf_counter() - started
         entry = {
-            "epoch": last * config.batch_size / len(records[config.data.train]),
+            "epoch": last * config.batch_size / len(records),
             "loss": float(loss[-1]),
             "seconds": seconds,
             "images_per_s": (last - step) * config.batch_size / seconds,
         }
         step = last
         if step == steps or (step // epoch_steps % config.val_every == 0 and step % epoch_steps == 0):
-            entry |= {f"val_{key}": value for key, value in _validate(learner, records, config, names).items()}
+            entry |= {f"val_{key}": value for key, value in validate().items()}
             entry["val_epoch"] = entry["epoch"]
         for key, value in entry.items():
             history.setdefault(key, []).append(value)
         events.write(step, {key: value for key, value in entry.items() if key not in ("epoch", "val_epoch")})
         if step == steps or time.monotonic() - saved >= float(os.environ.get("REPRO_CHECKPOINT_SECONDS", 30)):
             card = {"step": step, "history": history}
-            checkpoint.save_arrays(path, checkpoint.state_of(_variables(learner)), card)
+            checkpoint.save_arrays(path, checkpoint.state_of(variables_of(learner)), card)
             saved = time.monotonic()
     events.close()
     write_csv(run.folder / "log.csv", history)
     return history
 
 
-def _validate(learner: Learner, records: dict, config: Train, names: tuple[str, ...]) -> dict[str, float]:
+def validation_score(learner: Learner, records: Any, config: Train, names: tuple[str, ...]) -> dict[str, float]:
     """The headline score on the validation split at the network's input size, for the curve."""
-    scores = score(inference_of(learner.network), records[config.data.val], names, tile_margin=config.tile_margin)
+    scores = score(inference_of(learner.network), records, names, tile_margin=config.tile_margin)
     key = "mean_iou" if "mean_iou" in scores else "top1"
     return {key: scores[key] if scores[key] is not None else 0.0}
 
@@ -276,7 +281,7 @@ def finish(
         images_seen=images,
         timings={
             "epoch": summary(history["seconds"][1:] or history["seconds"], "s"),  # the first compiles
-            "latency.xla": _latency(network),
+            "latency.xla": latency_of(network),
         },
         peak_memory_mib=round(backend.peak_memory_mib(), 1),
         history={key: value for key, value in history.items() if value},
@@ -286,7 +291,7 @@ def finish(
     return result
 
 
-def _latency(network: keras.Model) -> Timing:
+def latency_of(network: keras.Model) -> Timing:
     """How long one image takes, on the device to class scores."""
     shape = (1, *network.input_shape[1:])
     images = backend.to_device(np.random.default_rng(0).uniform(0, 255, shape).astype("float32"))

@@ -30,8 +30,9 @@ DROPOUT_BLOCKS = (3, 4, 5)
 DEVIATIONS = (
     vgg.DEVIATIONS[0],
     "the image's mean is subtracted; the released network takes the pixels as they are",
-    "dropout after pool3, pool4, pool5 and their mirror images in the decoder, as in the authors' "
-    'train_segnet_sun.prototxt; the paper says "to the end of deeper convolutional layers", the released CamVid network has none',  # noqa: E501
+    'dropout, in the variant "paper" alone, follows pool3, pool4, pool5 and their mirror images in the decoder, as in '
+    'the authors\' train_segnet_sun.prototxt; the paper says "to the end of deeper convolutional layers"',
+    'the variant "released" has no dropout, like the authors\' training file for CamVid',
     "batch normalisation evaluates with running means (momentum 0.9) in place of means over the training set computed "
     "afterwards; epsilon 1e-3 in place of 1e-9, shifts start at 0 in place of 0.001",
     "weight decay of the released solver, decoupled from the gradient (Keras), and on biases and batch norm too",
@@ -63,10 +64,12 @@ def segnet(
 ) -> keras.Model:
     """SegNet. float32 [B,H,W,C] in 0..255 to scores [B,H,W,num_classes].
 
+    `variant` "paper" has dropout in its deeper blocks (Section 4), "released" has none, as for CamVid.
     `width` is the share of the channels; `depth` below 1 keeps that share of each block's convolutions, at least one,
     in encoder and decoder alike. Raises ReproError when the image is too small to survive five poolings."""
     if min(input_size) < 32:
         raise ReproError(f"segnet cannot take {input_size[0]}x{input_size[1]} images", "give at least 32x32")
+    dropout_blocks = DROPOUT_BLOCKS if variant == "paper" else ()
     blocks = [(vgg.channels_at(filters, width), max(1, round(count * depth))) for filters, count in vgg.BLOCKS]
     image = keras.Input((*input_size, channels), name="image")
     x = vgg.normalise(image, channels)
@@ -77,7 +80,7 @@ def segnet(
         sizes.append(x.shape[1:3])
         x, where = MaxPoolWithIndices(name=f"pool{number}")(x)
         indices.append(where)
-        if number in DROPOUT_BLOCKS:
+        if number in dropout_blocks:
             x = HalfDropout(name=f"drop{number}")(x)
     for number in range(5, 0, -1):
         filters, count = blocks[number - 1]
@@ -86,7 +89,7 @@ def segnet(
             x = conv_bn_relu(x, filters, f"{number}_{index}_D")
         if number > 1:  # the last of a block has as many channels as the unpooling that follows
             x = conv_bn_relu(x, blocks[number - 2][0], f"{number}_1_D")
-        if number in DROPOUT_BLOCKS:
+        if number in dropout_blocks:
             x = HalfDropout(name=f"drop{number}_D")(x)
     x = keras.layers.Conv2D(num_classes, 3, padding="same", kernel_initializer="he_normal", name="conv1_1_D")(x)
     # scores leave in float32 whatever the precision inside, so that loss and metrics lose nothing

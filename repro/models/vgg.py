@@ -60,15 +60,17 @@ def pool(x, name: str):
 
 
 def blocks(x, width: float = 1.0, depth: float = 1.0) -> dict[str, keras.KerasTensor]:
-    """The convolutional part. [B,H,W,C] to `{"pool1": [B,H/2,W/2,64], ..., "pool5": [B,H/32,W/32,512]}`.
+    """The convolutional part. [B,H,W,C] to `{"pool1": [B,H/2,W/2,64], ..., "pool5": [B,H/32,W/32,512]}`, and
+    under "conv1" to "conv5" what each of these pools.
 
     `depth` below 1 keeps that share of each block's convolutions, at least one."""
-    pools = {}
+    features = {}
     for number, (channels, convolutions) in enumerate(BLOCKS, start=1):
         for index in range(1, max(1, round(convolutions * depth)) + 1):
             x = conv_relu(x, channels_at(channels, width), f"conv{number}_{index}")
-        x = pools[f"pool{number}"] = pool(x, f"pool{number}")
-    return pools
+        features[f"conv{number}"] = x
+        x = features[f"pool{number}"] = pool(x, f"pool{number}")
+    return features
 
 
 def vgg16(
