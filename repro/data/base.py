@@ -21,8 +21,9 @@ class Sample:
 
     image uint8 [H,W,C]; label int (classification); semantic uint8 [H,W], VOID = void; boxes float32 [M,4]
     (x1,y1,x2,y2), 0-based, half-open, pixels; classes int32 [M], 0 = first foreground class; masks bool [M,H,W]
-    over the whole image (visible parts); pixel_weight float32 [H,W], of each pixel's loss; fields a data set does not
-    have are None."""
+    over the whole image (visible parts); difficult, truncated, crowd bool [M]: objects that VOC does not score, that
+    reach beyond what their box shows, and boxes around many objects at once; pixel_weight float32 [H,W], of each
+    pixel's loss; fields a data set does not have are None."""
 
     image_id: str
     image: np.ndarray
@@ -31,6 +32,9 @@ class Sample:
     boxes: np.ndarray | None = None
     classes: np.ndarray | None = None
     masks: np.ndarray | None = None
+    difficult: np.ndarray | None = None
+    truncated: np.ndarray | None = None
+    crowd: np.ndarray | None = None
     pixel_weight: np.ndarray | None = None
 
 
