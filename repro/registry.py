@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from repro.errors import ReproError, unknown_name
 
-Task = Literal["classification", "segmentation"]
+Task = Literal["classification", "segmentation", "detection"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ _TABLE = (
                  backbone="vgg16"),
     Architecture("googlenet", "googlenet", "classification", "repro.models.googlenet", "googlenet", (224, 224), 1000,
                  auxiliary=True, backbone="googlenet"),
+    Architecture("resnet101", "resnet101", "classification", "repro.models.resnet", "resnet101", (224, 224), 1000,
+                 backbone="resnet101"),
     Architecture("fcn32s", "fcn", "segmentation", "repro.models.fcn", "fcn32s", (500, 500), 21,
                  variants=_BOTH, backbone="vgg16"),
     Architecture("fcn16s", "fcn", "segmentation", "repro.models.fcn", "fcn16s", (500, 500), 21,
@@ -45,6 +47,13 @@ _TABLE = (
                  backbone="googlenet"),
     Architecture("segnet", "segnet", "segmentation", "repro.models.segnet", "segnet", (360, 480), 11,
                  variants=_BOTH, backbone="vgg16"),
+    Architecture("rcnn", "rcnn", "detection", "repro.models.rcnn", "rcnn", (224, 224), 20, backbone="vgg16"),
+    Architecture("fast_rcnn", "fast_rcnn", "detection", "repro.models.fast_rcnn", "fast_rcnn", (600, 1000), 20,
+                 auxiliary=True, backbone="vgg16"),
+    Architecture("faster_rcnn", "faster_rcnn", "detection", "repro.models.faster_rcnn", "faster_rcnn", (600, 1000), 20,
+                 auxiliary=True, backbone="vgg16"),
+    Architecture("faster_rcnn_resnet101", "faster_rcnn", "detection", "repro.models.faster_rcnn",
+                 "faster_rcnn_resnet101", (600, 1000), 20, auxiliary=True, backbone="resnet101"),
     Architecture("unet", "unet", "segmentation", "repro.models.unet", "unet", (572, 572), 2, channels=1),
 )  # fmt: skip
 ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in _TABLE}

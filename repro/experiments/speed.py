@@ -43,7 +43,7 @@ _PEERS = ("keras_applications", "keras_cv", "torchvision")
 
 PRESETS = (
     _ARCHITECTURES,
-    *(_speed(entry.name, entry.task) for entry in ARCHITECTURES.values()),
+    *(_speed(entry.name, entry.task) for entry in ARCHITECTURES.values() if entry.task != "detection"),
     *(
         Experiment(
             name=f"speed-camvid-{name}",

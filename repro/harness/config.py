@@ -69,6 +69,27 @@ class Train(Config, tag="train"):
     label: str = ""
 
 
+class TrainDetector(Train, tag="train_detector"):
+    """Train a detector; the fields of `Train`, and more.
+
+    proposals: mode of selective search ("fast" or "quality") for networks that do not propose regions themselves.
+    phases: "joint", or "alternating" for the four steps of Faster R-CNN's Section 3.2. test: options of the model
+    file's `detect`. test_limit: scores the first n test images. recall_counts: how many proposals
+    their recall is measured at."""
+
+    proposals: str = ""
+    phases: Literal["joint", "alternating"] = "joint"
+    test: dict[str, Any] = {}
+    test_limit: int | None = None
+    recall_counts: tuple[int, ...] = (10, 30, 100, 300)
+
+
+class TrainRCNN(TrainDetector, tag="train_rcnn"):
+    """Train R-CNN: `epochs` and the optimizer are fine-tuning's, `num_proposals` what selective search gives it."""
+
+    num_proposals: int = 2000
+
+
 class Evaluate(Config, tag="evaluate"):
     """Score the weights of a file on the test split."""
 
@@ -100,6 +121,28 @@ class Speed(Config, tag="speed"):
     seconds: float = 60.0
 
 
+class Lineage(Config, tag="lineage"):
+    """Time R-CNN, Fast R-CNN and Faster R-CNN on VGG-16, stage by stage, on the first `images` of the test split.
+
+    canvas: (height, width) the images are fitted into; region: R-CNN's warped side; proposals: mode of selective
+    search; svd: inner widths of the compressed Fast R-CNN."""
+
+    data: Data
+    images: int = 1
+    canvas: tuple[int, int] = (600, 1000)
+    region: int = 224
+    proposals: str = "fast"
+    num_proposals: int = 2000
+    num_classes: int = 20
+    width: float = 1.0
+    depth: float = 1.0
+    svd: tuple[int, int] = (1024, 256)
+    precision: str = "float32"
+    warmup: int = 10
+    repetitions: int = 50
+    seconds: float = 60.0
+
+
 class Peer(Config, tag="peer"):
     """Time VGG-16's convolutional part beside other libraries' and compare the outputs for equal weights."""
 
@@ -115,7 +158,7 @@ class Inspect(Config, tag="inspect"):
     """Describe every architecture of the registry."""
 
 
-AnyConfig = Train | Evaluate | Majority | Speed | Peer | Inspect
+AnyConfig = Train | TrainDetector | TrainRCNN | Evaluate | Majority | Speed | Lineage | Peer | Inspect
 
 
 def network_of(config: AnyConfig) -> Network | None:

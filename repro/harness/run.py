@@ -19,28 +19,37 @@ from repro.harness.config import (
     AnyConfig,
     Evaluate,
     Inspect,
+    Lineage,
     Majority,
     Network,
     Peer,
     Speed,
     Train,
+    TrainDetector,
+    TrainRCNN,
     network_of,
 )
 from repro.harness.record import SCHEMA_VERSION, Dataset, Record, Result, Xla, read_result, write_result
 
 _KINDS = {
     Train: "train",
+    TrainDetector: "train",
+    TrainRCNN: "train",
     Evaluate: "eval",
     Majority: "eval",
     Speed: "speed",
+    Lineage: "speed",
     Peer: "peer",
     Inspect: "inspect",
 }
 _HARNESS = {
     Train: ("repro.harness.train",),
+    TrainDetector: ("repro.harness.detect",),
+    TrainRCNN: ("repro.harness.rcnn",),
     Evaluate: ("repro.harness.train",),
     Majority: ("repro.harness.majority",),
     Speed: ("repro.harness.speed",),
+    Lineage: ("repro.harness.lineage", "repro.models.faster_rcnn"),
     Peer: ("repro.harness.peer",),
     Inspect: ("repro.harness.inspection",),
 }
@@ -203,7 +212,7 @@ class Run:
 
 
 def _label(config: AnyConfig) -> str:
-    return {Majority: "majority", Peer: "vgg16", Inspect: "architectures"}.get(type(config), "unknown")
+    return {Majority: "majority", Peer: "vgg16", Inspect: "architectures", Lineage: "rcnn"}.get(type(config), "unknown")
 
 
 def dataset_of(dataset: Any, split: str) -> Dataset:

@@ -12,15 +12,18 @@ import msgspec
 
 from repro import backend
 from repro.errors import NoDataError, ReproError
-from repro.harness.config import Evaluate, Inspect, Majority, Peer, Speed, Train
+from repro.harness.config import Evaluate, Inspect, Lineage, Majority, Peer, Speed, Train, TrainDetector, TrainRCNN
 from repro.harness.run import Job, Run, find, results_of
 
 # kept apart by type so that a process imports only what its job needs
 _WORK = {
     Train: "repro.harness.train:train",
+    TrainDetector: "repro.harness.detect:train_detector",
+    TrainRCNN: "repro.harness.rcnn:train_rcnn",
     Evaluate: "repro.harness.train:evaluate_weights",
     Majority: "repro.harness.majority:majority",
     Speed: "repro.harness.speed:speed",
+    Lineage: "repro.harness.lineage:lineage",
     Peer: "repro.harness.peer:peer",
     Inspect: "repro.harness.inspection:inspect_all",
 }

@@ -27,6 +27,14 @@ METRICS = {
         "rand_score": "V_rand %",
         "rand_score_best": "V_rand % at best threshold",
     },
+    "detection": {
+        "map": "mAP %",
+        "map_11_point": "mAP % (11 points)",
+        "coco_ap": "COCO AP %",
+        "coco_ap50": "COCO AP50 %",
+        "map_unrefined": "mAP % without box regression",
+        "map_softmax": "mAP % of the softmax",
+    },
 }
 DATA_TITLES = {
     "shapes": "Shapes (generated)",
@@ -43,6 +51,10 @@ DATA_TITLES = {
     "imagenet2012": "ImageNet 2012",
     "voc2011_seg": "PASCAL VOC 2011",
     "voc2012_seg": "PASCAL VOC 2012",
+    "voc2007": "PASCAL VOC 2007",
+    "voc2012": "PASCAL VOC 2012",
+    "bccd": "BCCD blood cells",
+    "coco2017": "COCO 2017",
 }
 BASELINE = "majority"
 _LOSSES = {"cross_entropy": "cross-entropy", "sigmoid": "sigmoid cross-entropy", "dice": "Dice"}
@@ -160,7 +172,7 @@ def input_text(result: Result) -> str:
 
 def loss_text(config: dict[str, Any]) -> str:
     """The loss of a training run in the field's words; empty for a run that trained nothing."""
-    if config.get("type") != "train":
+    if not str(config.get("type")).startswith("train"):
         return ""
     options = dict(config.get("loss_options") or {})
     kind = str(options.pop("kind", "cross_entropy"))

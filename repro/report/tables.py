@@ -13,6 +13,7 @@ from repro.report import figures, render
 from repro.report.accuracy import accuracy_sections, per_class_table, published_section
 from repro.report.cost import CAPTION as _COST
 from repro.report.cost import cost_table, newest_pools, speed_figure
+from repro.report.lineage import lineage_sections, recall_sections, rpn_sections
 from repro.report.pooling import (
     CODE,
     DATA_TITLES,
@@ -37,6 +38,9 @@ TABLES = {
     "architectures": "Architectures",
     "classification": "Classification",
     "segmentation": "Semantic segmentation",
+    "detection": "Object detection",
+    "rcnn_lineage_speed": "R-CNN, Fast R-CNN and Faster R-CNN, stage by stage",
+    "rpn_speed": "The time of region proposals",
     "xla": "Eager, graph and XLA",
     "peers": "Side by side with peers",
 }
@@ -173,6 +177,18 @@ _COMPARABLE = (
 _CAPTIONS: dict[str, tuple[str, ...]] = {
     "classification": (_POOLED, _COMPARABLE, _COST),
     "segmentation": (_POOLED, _COMPARABLE, _COST),
+    "detection": (_POOLED, _COMPARABLE, _COST),
+    "rcnn_lineage_speed": (
+        "Milliseconds for one image, median with the 5th to 95th percentile, after warm-up, device synchronised. "
+        "`total` is the detector from the image on the device to its final boxes; selective search comes on top of "
+        "R-CNN and Fast R-CNN. `x Fast` is the time divided by Fast R-CNN's, once with and once without selective "
+        "search. The papers' seconds are those of a Tesla K40 without selective search (Fast R-CNN, Table 4; Faster "
+        "R-CNN, Table 5, which needs none).",
+    ),
+    "rpn_speed": (
+        "The 10 ms that Faster R-CNN prints for proposals are the RPN's layers with the selection of proposals, given "
+        "the shared map; from the pixels they take the backbone's time too.",
+    ),
     "architectures": (
         "One row is one network as built with its default number of classes. `params` counts weights, "
         "biases, batch-normalisation gamma and beta, frozen or not; GFLOPs are 2 x multiply-adds of one "
@@ -205,7 +221,14 @@ def _published_latency() -> str:
 
 def build_tables(results: Sequence[Result], expected: Expected, current: CodeHash | None) -> list[Table]:
     """The tables that have at least one row, in reading order."""
-    builders = {"xla": xla_sections, "peers": peer_sections, "architectures": _architecture_sections}
+    builders = {
+        "xla": xla_sections,
+        "peers": peer_sections,
+        "architectures": _architecture_sections,
+        "detection": lambda found, code: [*accuracy_sections("detection", found, code), *recall_sections(found, code)],
+        "rcnn_lineage_speed": lineage_sections,
+        "rpn_speed": rpn_sections,
+    }
     built = []
     for name, title in TABLES.items():
         captions = (*_CAPTIONS[name], _published_latency()) if name == "xla" else _CAPTIONS[name]

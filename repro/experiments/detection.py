@@ -1,0 +1,102 @@
+"""Detection presets: R-CNN, Fast R-CNN and Faster R-CNN on one data set, with the same proposals and images seen.
+
+shapes-*          smoke  generated pictures, narrow networks: about a minute each on 2 cores
+voc-narrow-*      lab    VOC 2007 at 256x256, an eighth of the width: minutes a seed on 2 cores, run by name
+voc2007-*, bccd-* lab    full width: tens of minutes a seed on one GPU
+voc2007-*         paper  the papers' own recipes: hours on one GPU
+"""
+
+from typing import Any
+
+from repro.experiments.base import ADAMW, Experiment
+from repro.harness.config import Data, Lineage, Network, TrainDetector, TrainRCNN
+
+SHAPES = Data(
+    name="shapes",
+    options={
+        "image_size": 96, "min_objects": 1, "max_objects": 2, "min_scale": 0.3, "max_scale": 0.6, "train_size": 384,
+        "val_size": 32, "test_size": 96,
+    },
+)  # fmt: skip
+VOC = Data(name="voc2007")
+_TITLES = {"rcnn": "R-CNN", "fast_rcnn": "Fast R-CNN", "faster_rcnn": "Faster R-CNN"}
+
+
+def _family(
+    prefix: str, about: str, profile: str, data: Data, settings: dict[str, dict[str, Any]],
+    recipes: dict[str, dict[str, Any]], seconds: dict[str, float], value: int, common: dict[str, Any], **fields: Any,
+) -> list[Experiment]:  # fmt: skip
+    """The three generations on one data set. `settings`: of each network; `recipes`: of each training."""
+    presets = []
+    for name, recipe in recipes.items():
+        kind = TrainRCNN if name == "rcnn" else TrainDetector
+        searched = {} if name == "faster_rcnn" else {"proposals": "fast"}
+        config = kind(network=Network(name=name, **settings[name]), data=data, **searched, **common, **recipe)
+        presets.append(
+            Experiment(
+                name=f"{prefix}-{name.replace('_', '-')}", about=f"{_TITLES[name]} {about}", configs={profile: config},
+                value=value, seconds={profile: seconds[name]}, **fields,
+            )
+        )  # fmt: skip
+    return presets
+
+
+def _networks(
+    width: float, depth: float, canvas: tuple[int, int], region: int, proposals: int, faster: dict[str, Any],
+    max_boxes: int = 64,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """Settings of the three networks; from random weights, no block of VGG-16 is frozen."""
+    shared: dict[str, Any] = {"width": width, "depth": depth}
+    free = {"frozen_blocks": 0, "max_boxes": max_boxes}
+    return {
+        "rcnn": {**shared, "input_size": (region, region)},
+        "fast_rcnn": {**shared, "input_size": canvas, "options": {**free, "proposals": proposals}},
+        "faster_rcnn": {**shared, "input_size": canvas, "options": {**free, **faster}},
+    }
+
+
+_SMOKE = dict(ADAMW, learning_rate=1e-3, augment={"flip": True}, val_every=100)
+_NARROW = dict(ADAMW, learning_rate=1e-3, augment={"flip": True}, val_every=100)
+
+PRESETS = (
+    *_family(
+        "shapes", "on generated pictures, narrow", "smoke", SHAPES,
+        _networks(
+            1 / 8, 0.5, (96, 96), 64, 100,
+            {"anchor_scales": (2, 4), "min_size": 4, "before_nms": (300, 300), "after_nms": (100, 50), "rois": 32,
+             "rpn_sample": 64}, 8,
+        ),
+        {
+            "rcnn": dict(_SMOKE, epochs=3, batch_size=64, num_proposals=100),
+            "fast_rcnn": dict(_SMOKE, epochs=16, batch_size=8),
+            "faster_rcnn": dict(_SMOKE, epochs=16, batch_size=8),
+        },
+        {"rcnn": 60, "fast_rcnn": 50, "faster_rcnn": 50}, 55, {},
+    ),
+    *_family(
+        "voc-narrow", "on VOC 2007 at 256x256, an eighth of the width", "lab", VOC,
+        _networks(
+            1 / 8, 1.0, (256, 256), 64, 300,
+            {"anchor_scales": (3, 6, 12), "min_size": 8, "before_nms": (2000, 1000), "after_nms": (300, 300),
+             "rois": 64},
+        ),
+        {
+            "rcnn": dict(_NARROW, epochs=2, batch_size=128, num_proposals=300),
+            "fast_rcnn": dict(_NARROW, epochs=30, batch_size=4),
+            "faster_rcnn": dict(_NARROW, epochs=30, batch_size=4),
+        },
+        {"rcnn": 500, "fast_rcnn": 500, "faster_rcnn": 500}, 24, {"test_limit": 400}, seeds=3, by_name=True,
+    ),
+    Experiment(
+        name="lineage",
+        about="R-CNN, Fast R-CNN and Faster R-CNN on VGG-16, stage by stage, image by image",
+        configs={
+            "smoke": Lineage(
+                data=SHAPES, images=2, canvas=(96, 160), region=64, num_proposals=100, width=1 / 8, depth=0.5,
+                svd=(64, 32), warmup=3, repetitions=10, seconds=6,
+            ),
+            "lab": Lineage(data=VOC, images=1),
+        },
+        value=50, seconds={"smoke": 40, "lab": 900},
+    ),
+)  # fmt: skip
