@@ -24,19 +24,24 @@ def describe(name: str, **settings: Any) -> dict[str, Any]:
         "task": entry.task,
         "paper": entry.paper,
         "variant": settings.get("variant") or entry.variants[0],
-        "input_shape": list(model.input_shape[1:]),
+        "input_shape": list(image_shape(model)),
         "params": params,
         "params_by_role": roles,
         "trainable_params": params - roles["frozen"],
         "running_stats": running,
         "conv_layers": len(convolutions),
-        "outputs": {key: list(tensor.shape[1:]) for key, tensor in zip(model.output_names, model.outputs, strict=True)},
+        "outputs": {key: list(tensor.shape[1:]) for key, tensor in model.output.items()},
         "flops": sum(flops_of(layer) for layer in model.layers),
         "deviations": list(registry.module_of(name).DEVIATIONS),
     }
     # Keras keeps the empty variables in a list and would fill them all in the next stateless scope
     keras.utils.clear_session(free_memory=False)
     return card
+
+
+def image_shape(model: keras.Model) -> tuple[int, int, int]:
+    """(height, width, channels) of the images a network takes, alone or beside boxes."""
+    return next(tuple(tensor.shape[1:]) for tensor in model.inputs if tensor.name == "image")
 
 
 def parameters(model: keras.Model) -> tuple[dict[str, int], int]:
@@ -75,7 +80,13 @@ def _role(variable: str) -> str:
 
 
 def flops_of(layer: keras.layers.Layer) -> int:
-    """Floating-point operations of one image: 2 x multiply-adds of convolutions and dense layers."""
+    """Floating-point operations of one image: 2 x multiply-adds of convolutions and dense layers.
+
+    A layer that sees each region of an image says in its attribute `regions` how many there are."""
+    return _flops_of_one(layer) * getattr(layer, "regions", 1)
+
+
+def _flops_of_one(layer: keras.layers.Layer) -> int:
     if isinstance(layer, keras.layers.Conv2DTranspose):
         return 2 * _elements(layer.kernel.shape) * _elements(layer.input.shape[1:3])
     if isinstance(layer, keras.layers.Conv2D):
