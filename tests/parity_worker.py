@@ -22,13 +22,21 @@ SMALL = {"width": 1 / 16, "depth": 0.3, "num_classes": NUM_CLASSES, "input_size"
 # learners of these need more channels: reductions to one channel, or half of four dropped, hardly learn
 WIDTHS = {"googlenet": 1 / 4, "fcn_googlenet": 1 / 4, "segnet": 1 / 4}
 
+# a network that proposes few regions of few sizes
+_REGIONS = {
+    "anchor_scales": (1, 2), "min_size": 4, "before_nms": (40, 30), "after_nms": (20, 10), "max_boxes": 3, "rois": 8,
+    "rpn_sample": 16,
+}  # fmt: skip
 _OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
     **dict.fromkeys(("fcn32s", "fcn16s", "fcn8s"), ({"padding": "same"}, {"padding": "caffe"})),
     "unet": ({"padding": "same"}, {"padding": "valid"}),
+    "fast_rcnn": ({"proposals": 12, "max_boxes": 3, "rois": 8, "frozen_blocks": 0},),
+    "faster_rcnn": ({**_REGIONS, "frozen_blocks": 0},),
+    "faster_rcnn_resnet101": ({**_REGIONS, "frozen_stages": 0, "frozen_bn": False},),
 }
 # case -> (architecture, its options): the whole registry
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "-".join([entry.name, *options.values()]): (entry.name, options)
+    "-".join([entry.name, *(value for value in options.values() if isinstance(value, str))]): (entry.name, options)
     for entry in registry.ARCHITECTURES.values()
     for options in _OPTIONS.get(entry.name, ({},))
 }
@@ -55,31 +63,65 @@ def fill(model: Any) -> None:
 
 
 def batch_of(name: str, count: int = 2, size: tuple[int, int] = SIZE, channels: int = 3) -> dict[str, np.ndarray]:
-    """A batch of noise for an architecture, with labels; a twelfth of the pixels is void."""
+    """A batch of noise for an architecture, with labels; a twelfth of the pixels is void, and an image of a detector
+    smaller than its canvas, with one object less and some proposals that are padding."""
     rng = np.random.default_rng(0)
     batch = {"image": rng.integers(0, 256, (count, *size, channels)).astype("uint8")}
-    if registry.architecture(name).task == "classification":
+    if takes_boxes(name):
+        valid = np.array([size] + [(size[0] - 8, size[1] - 6)] * (count - 1), "int32")
+        corners = np.sort(rng.uniform(0, 1, (count, 15, 2, 2)), axis=2) * valid[:, None, None, ::-1]
+        corners[:, :, 1] = np.minimum(corners[:, :, 1] + 4, valid[:, None, ::-1])
+        boxes = corners.reshape(count, 15, 4).astype("float32")
+        classes = rng.integers(0, NUM_CLASSES, (count, 3)).astype("int32")
+        classes[1:, -1] = -1
+        used = np.arange(12) < np.array([[12]] + [[9]] * (count - 1))
+        batch |= {"valid_size": valid, "boxes": boxes[:, :3], "classes": classes}
+        return batch | {"proposals": boxes[:, 3:] * used[:, :, None], "proposal_valid": used}
+    if registry.architecture(name).task != "segmentation":
         return batch | {"label": rng.integers(0, NUM_CLASSES, count).astype("int32")}
     semantic = rng.integers(0, NUM_CLASSES, (count, *size)).astype("uint8")
     semantic[rng.random(semantic.shape) < 1 / 12] = 255
     return batch | {"semantic": semantic}
 
 
+def takes_boxes(name: str) -> bool:
+    """Whether a network takes more than an image; R-CNN's classifies regions like images."""
+    return registry.architecture(name).task == "detection" and name != "rcnn"
+
+
+def inputs_for(model: Any, name: str, **settings: Any) -> Any:
+    """What a model takes of the architecture's batch: float32 images, alone or among others."""
+    batch = batch_of(name, **settings)
+    if not takes_boxes(name):
+        return batch["image"].astype("float32")
+    return {tensor.name: batch[tensor.name].astype(tensor.dtype) for tensor in model.inputs}
+
+
 def learner_of(name: str, options: dict[str, Any], **settings: Any) -> Any:
     """A small learner as the harness makes it; settings as for `Train`."""
-    from repro.harness.config import Data, Network, Train
+    from repro.harness import detect
+    from repro.harness.config import Data, Network, Train, TrainDetector
     from repro.harness.learner import make_learner
 
     small = dict(width=WIDTHS.get(name, SMALL["width"]), depth=SMALL["depth"], input_size=SIZE, channels=3)
     network = Network(name=name, options=options, **small)
-    config = Train(network=network, data=Data(name="shapes"), recipe="suite", epochs=1, batch_size=2, **settings)
+    common = dict(network=network, data=Data(name="shapes"), recipe="suite", epochs=1, batch_size=2)
+    if takes_boxes(name):
+        records = [{key: values[0] for key, values in batch_of(name).items()}]
+        config = TrainDetector(**common, **settings)
+        return detect.make_learner(config, tuple(range(NUM_CLASSES)), 0, 100, records)
+    config = Train(**common, **settings)
     return make_learner(config, NUM_CLASSES, seed=0, total_steps=100)
 
 
 def train_step(case: str, mode: str) -> dict[str, np.ndarray]:
     """Loss of one step of SGD, and by how much it moves every trainable weight. Without dropout, which draws
-    other numbers on every backend."""
+    other numbers on every backend; what a detector draws is NumPy's."""
     import keras
+
+    keras.random.uniform = lambda shape, *args, **kwargs: keras.ops.convert_to_tensor(
+        np.random.default_rng(math.prod(shape)).uniform(size=shape).astype("float32")
+    )
 
     name, options = CASES[case]
     learner = learner_of(name, options, optimizer="sgd", learning_rate=0.5, weight_decay=5e-4)
@@ -234,14 +276,17 @@ OPS: dict[str, Callable[[], tuple[Callable[..., list], list[np.ndarray]]]] = {
 def main() -> None:
     """Compute everything on one backend and write it."""
     chosen = backend.select(sys.argv[1])
+    import keras
+
     backend.set_precision("float32")
     found: dict[str, np.ndarray] = {}
     for case, (name, options) in CASES.items():
-        model = registry.build(name, channels=3, heads="train", **SMALL, **options)
+        # what a detector is trained on is drawn anew in each call
+        model = registry.build(name, channels=3, heads="infer" if takes_boxes(name) else "train", **SMALL, **options)
         fill(model)
-        images = backend.to_device(batch_of(name)["image"].astype("float32"))
+        inputs = keras.tree.map_structure(backend.to_device, inputs_for(model, name))
         for mode in MODES[chosen]:
-            outputs = backend.forward(model, mode)(images)
+            outputs = backend.forward(model, mode)(inputs)
             found |= {f"{case}/{mode}/{key}": np.asarray(value) for key, value in outputs.items()}
         for mode in STEP_MODES[chosen] if case in STEP_CASES else ():
             found |= {f"{case}-step/{mode}/{key}": value for key, value in train_step(case, mode).items()}

@@ -25,7 +25,7 @@ from repro.harness.config import Data, Majority, Network, Train
 from repro.harness.record import Result, read_results
 
 FCNS = ["fcn32s", "fcn16s", "fcn8s"]
-MODELS = ["vgg16", "googlenet", *FCNS, "fcn_googlenet", "segnet", "unet"]
+MODELS = ["vgg16", "googlenet", "resnet101", *FCNS, "fcn_googlenet", "segnet", "unet"]
 DATASETS = ["shapes", "camvid", "isbi2012", "dubai", "voc2012_seg", "oxford_iiit_pet", "cityscapes", "tiny_imagenet"]
 DATASETS += ["imagenette", "imagenet2012"]
 CARD = {

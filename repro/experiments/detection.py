@@ -14,7 +14,7 @@ from repro.harness.config import Data, Lineage, Network, TrainDetector, TrainRCN
 SHAPES = Data(
     name="shapes",
     options={
-        "image_size": 96, "min_objects": 1, "max_objects": 2, "min_scale": 0.3, "max_scale": 0.6, "train_size": 384,
+        "image_size": 96, "min_objects": 1, "max_objects": 2, "min_scale": 0.3, "max_scale": 0.6, "train_size": 256,
         "val_size": 32, "test_size": 96,
     },
 )  # fmt: skip
@@ -24,13 +24,14 @@ _TITLES = {"rcnn": "R-CNN", "fast_rcnn": "Fast R-CNN", "faster_rcnn": "Faster R-
 
 def _family(
     prefix: str, about: str, profile: str, data: Data, settings: dict[str, dict[str, Any]],
-    recipes: dict[str, dict[str, Any]], seconds: dict[str, float], value: int, common: dict[str, Any], **fields: Any,
+    recipes: dict[str, dict[str, Any]], seconds: dict[str, float], value: int,
+    search: dict[str, Any], common: dict[str, Any], **fields: Any,
 ) -> list[Experiment]:  # fmt: skip
     """The three generations on one data set. `settings`: of each network; `recipes`: of each training."""
     presets = []
     for name, recipe in recipes.items():
         kind = TrainRCNN if name == "rcnn" else TrainDetector
-        searched = {} if name == "faster_rcnn" else {"proposals": "fast"}
+        searched = {} if name == "faster_rcnn" else {"proposals": "fast", "search": search}
         config = kind(network=Network(name=name, **settings[name]), data=data, **searched, **common, **recipe)
         presets.append(
             Experiment(
@@ -67,11 +68,11 @@ PRESETS = (
              "rpn_sample": 64}, 8,
         ),
         {
-            "rcnn": dict(_SMOKE, epochs=3, batch_size=64, num_proposals=100),
-            "fast_rcnn": dict(_SMOKE, epochs=16, batch_size=8),
-            "faster_rcnn": dict(_SMOKE, epochs=16, batch_size=8),
+            "rcnn": dict(_SMOKE, epochs=2, batch_size=64, num_proposals=100),
+            "fast_rcnn": dict(_SMOKE, epochs=12, batch_size=8),
+            "faster_rcnn": dict(_SMOKE, epochs=12, batch_size=8),
         },
-        {"rcnn": 60, "fast_rcnn": 50, "faster_rcnn": 50}, 55, {},
+        {"rcnn": 60, "fast_rcnn": 50, "faster_rcnn": 50}, 55, {"width": None, "min_side": 8}, {},
     ),
     *_family(
         "voc-narrow", "on VOC 2007 at 256x256, an eighth of the width", "lab", VOC,
@@ -85,14 +86,16 @@ PRESETS = (
             "fast_rcnn": dict(_NARROW, epochs=30, batch_size=4),
             "faster_rcnn": dict(_NARROW, epochs=30, batch_size=4),
         },
-        {"rcnn": 500, "fast_rcnn": 500, "faster_rcnn": 500}, 24, {"test_limit": 400}, seeds=3, by_name=True,
+        {"rcnn": 500, "fast_rcnn": 500, "faster_rcnn": 500}, 24, {"width": None, "min_side": 13},
+        {"test_limit": 400}, seeds=3, by_name=True,
     ),
     Experiment(
         name="lineage",
         about="R-CNN, Fast R-CNN and Faster R-CNN on VGG-16, stage by stage, image by image",
         configs={
             "smoke": Lineage(
-                data=SHAPES, images=2, canvas=(96, 160), region=64, num_proposals=100, width=1 / 8, depth=0.5,
+                data=SHAPES, images=2, canvas=(96, 160), region=64, search={"width": None, "min_side": 8},
+                num_proposals=100, width=1 / 8, depth=0.5,
                 svd=(64, 32), warmup=3, repetitions=10, seconds=6,
             ),
             "lab": Lineage(data=VOC, images=1),

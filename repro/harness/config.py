@@ -72,12 +72,14 @@ class Train(Config, tag="train"):
 class TrainDetector(Train, tag="train_detector"):
     """Train a detector; the fields of `Train`, and more.
 
-    proposals: mode of selective search ("fast" or "quality") for networks that do not propose regions themselves.
+    proposals: mode of selective search ("fast" or "quality") for networks that do not propose regions themselves, and
+    `search` its other options.
     phases: "joint", or "alternating" for the four steps of Faster R-CNN's Section 3.2. test: options of the model
     file's `detect`. test_limit: scores the first n test images. recall_counts: how many proposals
     their recall is measured at."""
 
     proposals: str = ""
+    search: dict[str, Any] = {}
     phases: Literal["joint", "alternating"] = "joint"
     test: dict[str, Any] = {}
     test_limit: int | None = None
@@ -132,6 +134,7 @@ class Lineage(Config, tag="lineage"):
     canvas: tuple[int, int] = (600, 1000)
     region: int = 224
     proposals: str = "fast"
+    search: dict[str, Any] = {}
     num_proposals: int = 2000
     num_classes: int = 20
     width: float = 1.0

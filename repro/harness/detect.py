@@ -33,8 +33,16 @@ Progress = Callable[[float, str], None]
 class DetectorLearner(Learner):
     """A detector with its augmentation and its paper's loss. Its network takes a dict of inputs."""
 
+    def __init__(self, *settings: Any, batch_size: int) -> None:
+        super().__init__(*settings)
+        self.batch_size = batch_size
+
     def call(self, batch, training=False):
         """Outputs of the network, and the batch as it was augmented."""
+        if training:  # Keras leaves the number of images open, which sampling and suppression need
+            batch = {
+                name: keras.ops.reshape(values, (self.batch_size, *values.shape[1:])) for name, values in batch.items()
+            }
         if training and self._augment is not None:
             batch = self._augment(batch)
         return {"outputs": self.network(inputs_of(self.network, batch), training=training), "batch": batch}
@@ -84,7 +92,7 @@ def records_of(dataset: Any, split: str, config: TrainDetector, limit: int | Non
     if not config.proposals:
         return records
     count = options.get("proposals", 2000)
-    found = proposals_of(dataset, split, config.proposals, count, limit=limit)
+    found = proposals_of(dataset, split, config.proposals, count, limit=limit, **config.search)
     return WithProposals(records, found, count)
 
 
@@ -95,7 +103,8 @@ def make_learner(config: TrainDetector, names: tuple[str, ...], seed: int, steps
     batch = {name: value[None] for name, value in records[0].items()}
     network = build(config.network, len(names), batch["image"].shape[-1], "train")
     augment = Mirror(seed) if config.augment.get("flip") else None
-    learner = DetectorLearner(network, registry.module_of(entry.name).loss, config.loss_options, augment)
+    loss, options = registry.module_of(entry.name).loss, config.loss_options
+    learner = DetectorLearner(network, loss, options, augment, batch_size=config.batch_size)
     learner.compile(optimizer=make_optimizer(config, steps), jit_compile=True)
     learner(batch)
     learner.optimizer.build(learner.trainable_variables)

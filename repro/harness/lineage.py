@@ -71,7 +71,7 @@ def lineage(job: Job, progress: Progress) -> None:
         image = dataset.sample(config.data.test, index).image
         # selective search sees the image as it is, as R-CNN's does; its boxes are then mapped to the canvas
         started = time.perf_counter()
-        found = selective_search(image, config.proposals, config.num_proposals)
+        found = selective_search(image, config.proposals, config.num_proposals, **config.search)
         seconds.append(time.perf_counter() - started)
         scenes.append(scene_of(image, found, config))
         sizes.append(len(found))

@@ -40,7 +40,9 @@ class Images:
 
     def __init__(self, dataset: Any, split: str, config: TrainRCNN, limit: int | None) -> None:
         self.size, count = kept_size_of(config), min(limit or dataset.size(split), dataset.size(split))
-        self.proposals = proposals_of(dataset, split, config.proposals, config.num_proposals, limit=limit)
+        self.proposals = proposals_of(
+            dataset, split, config.proposals, config.num_proposals, limit=limit, **config.search
+        )
         self.samples = [dataset.sample(split, index) for index in range(count)]
 
     def __len__(self) -> int:

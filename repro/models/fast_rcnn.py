@@ -54,7 +54,7 @@ class RoIPool(keras.layers.Layer):
     """Features [B,h,w,C] and regions [B,R,4] to [B,R,*size,C] by max pooling (Section 2.1)."""
 
     def __init__(self, size: tuple[int, int] = POOLED, stride: int = STRIDE, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # in bfloat16 coordinates would be off by pixels
         self.size, self.stride = size, stride
 
     def call(self, features, rois):
@@ -174,7 +174,7 @@ def loss(outputs: dict, batch: dict, box_weight: float = 1.0):
     the true class, both averaged over the sampled regions. `outputs` of `heads="train"`."""
     labels, num_classes = outputs["labels"], outputs["scores"].shape[-1]
     classification = softmax_cross_entropy(outputs["scores"], labels, void=-1)
-    deltas = ops.reshape(outputs["deltas"], (*outputs["deltas"].shape[:-1], num_classes, 4))
+    deltas = ops.reshape(outputs["deltas"], (-1, labels.shape[1], num_classes, 4))
     chosen = ops.equal(labels[..., None], ops.arange(num_classes, dtype="int32"))
     deltas = ops.sum(ops.where(chosen[..., None], deltas, 0.0), axis=-2)
     targets = encode_boxes(outputs["matched_boxes"], outputs["rois"], std=BOX_STD)

@@ -35,10 +35,10 @@ _STAGES = {
 }  # fmt: skip
 # Tesla K40: Fast R-CNN, Table 4 (VGG-16, selective search apart), and Faster R-CNN, Table 5
 _PRINTED = {
-    "rcnn": ("fast_rcnn", "rcnn.latency_vgg16"),
-    "fast_rcnn": ("fast_rcnn", "fast_rcnn.latency_vgg16"),
-    "fast_rcnn_svd": ("fast_rcnn", "fast_rcnn.latency_vgg16_svd"),
-    "faster_rcnn": ("faster_rcnn", "faster_rcnn.stages_vgg16"),
+    "rcnn": "rcnn.latency_vgg16",
+    "fast_rcnn": "fast_rcnn.latency_vgg16",
+    "fast_rcnn_svd": "fast_rcnn.latency_vgg16_svd",
+    "faster_rcnn": "faster_rcnn.stages_vgg16",
 }
 
 
@@ -66,8 +66,7 @@ def _whole(entry: Pool, model: str) -> float | None:
 
 
 def _printed_seconds(model: str) -> tuple[float | None, str]:
-    paper, key = _PRINTED[model]
-    fact = next((found for name in (paper, "rcnn") if (found := facts.find_fact(key, name))), None)
+    fact = facts.find_fact(_PRINTED[model])
     if fact is None:
         return None, ""
     value = fact.value

@@ -1,0 +1,119 @@
+"""Average precision of boxes by the rules of COCO, computed by pycocotools.
+
+Lin et al., "Microsoft COCO: Common Objects in Context" (ECCV 2014), and cocodataset.org, "Detection evaluation".
+"""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from repro.errors import ReproError
+from repro.metrics.detection import checked
+
+# the first nine of pycocotools' twelve summary figures
+NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_1", "ar_10", "ar_100")
+
+
+def coco_protocol() -> dict[str, str]:
+    """The choices behind `coco_ap`, in words, for result files and table captions."""
+    return {
+        "coco_ap": "pycocotools, boxes: mean over IoU 0.5, 0.55, ..., 0.95 and the classes that have an object, "
+        "precision interpolated at 101 recall levels, at most 100 detections of a class in an image",
+        "coco_sizes": "small below 32^2, large above 96^2 pixels of the original image, by the data set's area of the "
+        "object where it gives one, else by that of its box",
+        "coco_ignored": "a crowd takes any number of detections that lie in it, a difficult object one",
+        "coco_ar": "highest recall, mean over IoU and classes, at 1, 10 and 100 detections of a class in an image",
+    }
+
+
+def coco_ap(
+    predictions: Sequence[dict[str, Any]],
+    truths: Sequence[dict[str, Any]],
+    image_sizes: Sequence[tuple[int, int]],
+    num_classes: int,
+) -> dict[str, float | None]:
+    """COCO's box AP and AR, as fractions: `ap ap50 ap75 ap_small ap_medium ap_large ar_1 ar_10 ar_100`, each None
+    where there is no object to find.
+
+    predictions and truths as in `repro.metrics.detection`; a truth may have `area` [M] in pixels, which sorts it into
+    small, medium and large: the official figures take that of the object's mask, and without it the box's counts.
+    image_sizes: (height, width) of each image. At most the 100 best detections of a class in an image count. A crowd
+    counts neither as found nor as missed, and takes every detection whose share inside it reaches the IoU. COCO knows
+    no difficult objects: here they are ignored as it ignores objects of another size, which take one detection each
+    (VOC excuses any number).
+
+    Raises ReproError for lists of different lengths, areas that do not fit, and as `precision_recall` does."""
+    detections, objects = checked(predictions, truths, num_classes)
+    if len(image_sizes) != len(truths):
+        raise ReproError(f"sizes of {len(image_sizes)} images, truths of {len(truths)}", "give one of each an image")
+    images = [{"id": n, "height": int(height), "width": int(width)} for n, (height, width) in enumerate(image_sizes)]
+    truth = [
+        {**_annotation(n, image, m, areas), "iscrowd": int(image["crowd"][m]), "difficult": bool(image["difficult"][m])}
+        for n, image in enumerate(objects)
+        for areas in [_areas(n, image, truths[n])]
+        for m in range(len(areas))
+    ]
+    result = [
+        {**_annotation(n, image, m, areas), "iscrowd": 0, "score": float(image["scores"][m])}
+        for n, image in enumerate(detections)
+        for areas in [_areas(n, image, {})]
+        for m in range(len(areas))
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = _Evaluation(_coco(images, truth, num_classes), _coco(images, result, num_classes), iouType="bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    # pycocotools writes -1 for what is undefined
+    return {
+        name: None if value < 0 else float(value)
+        for name, value in zip(NAMES, evaluation.stats[: len(NAMES)], strict=True)
+    }
+
+
+class _Evaluation(COCOeval):
+    """pycocotools resets `ignore` to `iscrowd`; difficult objects are to be ignored too, but are no crowds."""
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        for objects in self._gts.values():
+            for truth in objects:
+                truth["ignore"] = truth["iscrowd"] or truth["difficult"]
+
+
+def _annotation(number: int, image: dict[str, np.ndarray], index: int, areas: np.ndarray) -> dict[str, Any]:
+    """What COCO says of one box of one image; its boxes are x, y, width and height."""
+    x1, y1, x2, y2 = image["boxes"][index].tolist()
+    category = int(image["classes"][index])
+    return {
+        "image_id": number,
+        "category_id": category,
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "area": float(areas[index]),
+    }
+
+
+def _areas(number: int, arrays: dict[str, np.ndarray], truth: dict[str, Any]) -> np.ndarray:
+    """Areas [M] in pixels: those the truth gives, else those of the boxes."""
+    boxes = arrays["boxes"]
+    areas = np.asarray(truth.get("area", (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)), np.float64)
+    if areas.shape != boxes.shape[:1] or not (areas >= 0).all():
+        raise ReproError(
+            f"truth of image {number} has {len(boxes)} boxes and areas {areas.tolist()}", "give one a box, in pixels"
+        )
+    return areas
+
+
+def _coco(images: list[dict[str, Any]], annotations: list[dict[str, Any]], num_classes: int) -> COCO:
+    """pycocotools' index. Its own `loadRes` fails on an empty list."""
+    # numbers start at 1: pycocotools takes the number 0 of a match for no match
+    numbered = [{**annotation, "id": number} for number, annotation in enumerate(annotations, 1)]
+    coco = COCO()
+    coco.dataset = {"images": images, "annotations": numbered, "categories": [{"id": k} for k in range(num_classes)]}
+    coco.createIndex()
+    return coco
