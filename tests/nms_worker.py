@@ -22,7 +22,7 @@ NMS_CASES: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {
 }
 # images, boxes and classes; whether the classes share the boxes; the settings of `class_nms`
 CLASS_CASES: dict[str, tuple[tuple[int, int, int], bool, dict[str, Any]]] = {
-    "shared": ((48, 16, 4), True, dict(iou_threshold=0.3, score_threshold=0.25, max_output=9)),
+    "shared": ((48, 16, 4), True, dict(iou_threshold=0.3, score_threshold=0.75, max_output=9)),
     "own": ((48, 16, 4), False, dict(iou_threshold=0.5, score_threshold=-1.0, max_output=70, per_class_pool=7)),
     "long-shared": ((2, 600, 3), True, dict(iou_threshold=0.3, score_threshold=0.05, max_output=100)),
 }

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from keras import ops
-from roi_worker import CASES, MODES, values_and_gradient
+from roi_worker import CASES, EAGER_CASES, MODES, values_and_gradient
 
 from repro import backend
 from repro.errors import ReproError
@@ -145,7 +145,7 @@ def test_backends_agree_also_on_ties(tmp_path, name):
     found = np.load(tmp_path / "out.npz")
     for case, (op, options) in CASES.items():
         expected = values_and_gradient(op, options, *arrays_of(case), "eager")
-        for mode in MODES:
+        for mode in MODES if case in EAGER_CASES else MODES[1:]:
             for key, array in zip(("values", "gradient"), expected, strict=True):
                 np.testing.assert_allclose(found[f"{case}/{mode}/{key}"], array, rtol=1e-5, atol=1e-5)
 

@@ -8,6 +8,8 @@ voc2007-*         paper  the papers' own recipes: hours on one GPU
 
 from typing import Any
 
+import msgspec
+
 from repro.experiments.base import ADAMW, Experiment
 from repro.harness.config import Data, Lineage, Network, TrainDetector, TrainRCNN
 
@@ -20,23 +22,30 @@ SHAPES = Data(
 )  # fmt: skip
 VOC = Data(name="voc2007")
 _TITLES = {"rcnn": "R-CNN", "fast_rcnn": "Fast R-CNN", "faster_rcnn": "Faster R-CNN"}
+_TITLES["faster_rcnn_resnet101"] = "Faster R-CNN on ResNet-101"
 
 
 def _family(
     prefix: str, about: str, profile: str, data: Data, settings: dict[str, dict[str, Any]],
     recipes: dict[str, dict[str, Any]], seconds: dict[str, float], value: int,
-    search: dict[str, Any], common: dict[str, Any], **fields: Any,
+    search: dict[str, Any], common: dict[str, Any], papers: dict[str, dict[str, Any]] | None = None, **fields: Any,
 ) -> list[Experiment]:  # fmt: skip
     """The three generations on one data set. `settings`: of each network; `recipes`: of each training."""
     presets = []
     for name, recipe in recipes.items():
         kind = TrainRCNN if name == "rcnn" else TrainDetector
-        searched = {} if name == "faster_rcnn" else {"proposals": "fast", "search": search}
-        config = kind(network=Network(name=name, **settings[name]), data=data, **searched, **common, **recipe)
+        searched = {} if name.startswith("faster") else {"proposals": "fast", "search": search}
+        network = Network(name=name, **settings[name])
+        configs = {profile: kind(network=network, data=data, **searched, **common, **recipe)}
+        costs = {profile: seconds[name]}
+        if name in (papers or {}):
+            trainval = msgspec.structs.replace(data, train="trainval")
+            configs["paper"] = kind(network=network, data=trainval, **searched, **common, **papers[name])
+            costs["paper"] = 10 * seconds[name]
         presets.append(
             Experiment(
-                name=f"{prefix}-{name.replace('_', '-')}", about=f"{_TITLES[name]} {about}", configs={profile: config},
-                value=value, seconds={profile: seconds[name]}, **fields,
+                name=f"{prefix}-{name.replace('_', '-')}", about=f"{_TITLES[name]} {about}", configs=configs,
+                value=value, seconds=costs, **fields,
             )
         )  # fmt: skip
     return presets
@@ -57,6 +66,20 @@ def _networks(
 
 
 _SMOKE = dict(ADAMW, learning_rate=1e-3, augment={"flip": True}, val_every=100)
+_TUNED = dict(
+    recipe="suite", optimizer="sgd", learning_rate=2e-3, weight_decay=5e-4, schedule="cosine", warmup=0.05,
+    clip_norm=10.0, augment={"flip": True}, val_every=2,
+)  # fmt: skip
+_SGD = dict(
+    recipe="paper", optimizer="sgd", momentum=0.9, learning_rate=1e-3, weight_decay=5e-4, schedule="step",
+    augment={"flip": True}, val_every=4,
+)  # fmt: skip
+# as `recipe` of each model's file gives them
+_PAPER = {
+    "rcnn": dict(_SGD, drops=(2 / 7, 4 / 7, 6 / 7), epochs=16, batch_size=128),
+    "fast_rcnn": dict(_SGD, drops=(0.75,), epochs=16, batch_size=2),
+    "faster_rcnn": dict(_SGD, drops=(5 / 7,), epochs=28, batch_size=2),
+}
 _NARROW = dict(ADAMW, learning_rate=1e-3, augment={"flip": True}, val_every=100)
 
 PRESETS = (
@@ -88,6 +111,46 @@ PRESETS = (
         },
         {"rcnn": 500, "fast_rcnn": 500, "faster_rcnn": 500}, 24, {"width": None, "min_side": 13},
         {"test_limit": 400}, seeds=3, by_name=True,
+    ),
+    *_family(
+        "voc2007", "on VOC 2007 at 800x800", "lab", VOC,
+        {
+            "rcnn": {},
+            "fast_rcnn": {"input_size": (800, 800)},
+            "faster_rcnn": {"input_size": (800, 800)},
+            "faster_rcnn_resnet101": {"input_size": (800, 800)},
+        },
+        {
+            "rcnn": dict(_TUNED, epochs=2, batch_size=128),
+            "fast_rcnn": dict(_TUNED, epochs=8, batch_size=4),
+            "faster_rcnn": dict(_TUNED, epochs=8, batch_size=4),
+            "faster_rcnn_resnet101": dict(_TUNED, epochs=8, batch_size=4),
+        },
+        {"rcnn": 7200, "fast_rcnn": 2400, "faster_rcnn": 2400, "faster_rcnn_resnet101": 3600}, 66, {},
+        {"init": "imagenet"}, papers=_PAPER,
+    ),
+    *_family(
+        "bccd", "on blood cells at 480x640", "lab", Data(name="bccd"),
+        {
+            "fast_rcnn": {"input_size": (480, 640)},
+            "faster_rcnn": {"input_size": (480, 640)},
+        },
+        {
+            "fast_rcnn": dict(_TUNED, epochs=30, batch_size=4),
+            "faster_rcnn": dict(_TUNED, epochs=30, batch_size=4),
+        },
+        {"fast_rcnn": 900, "faster_rcnn": 900}, 44, {}, {"init": "imagenet"},
+    ),
+    Experiment(
+        name="voc2007-faster-rcnn-alternating",
+        about="Faster R-CNN on VOC 2007 at 800x800 by the four steps of alternating training",
+        configs={
+            "lab": TrainDetector(
+                network=Network(name="faster_rcnn", input_size=(800, 800)), data=VOC, phases="alternating",
+                label="alternating", init="imagenet", **dict(_TUNED, epochs=4, batch_size=4),
+            ),
+        },
+        value=30, seconds={"lab": 4800},
     ),
     Experiment(
         name="lineage",

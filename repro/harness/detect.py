@@ -1,6 +1,7 @@
 """Training and scoring detectors: sampling, losses and mirroring inside one compiled step; image to boxes as one
 compiled program; scores in the coordinates of the original images."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from repro.harness import checkpoint
 from repro.harness.config import Network, TrainDetector
 from repro.harness.inspection import flops_of, parameter_count, parameters
 from repro.harness.learner import Learner, make_optimizer
-from repro.harness.record import Result, Timing, Xla
+from repro.harness.record import Init, Result, Timing, Xla
 from repro.harness.run import Job, Run, checkpoint_path, dataset_of, results_of
 from repro.harness.timing import bind, measure, summary
 from repro.harness.train import fit, initialise, kept_size_of, scale_of, variables_of
@@ -99,12 +100,17 @@ def records_of(dataset: Any, split: str, config: TrainDetector, limit: int | Non
 def make_learner(config: TrainDetector, names: tuple[str, ...], seed: int, steps: int, records: Any) -> DetectorLearner:
     """A learner with fresh weights that are a function of the seed."""
     backend.set_seed(seed)
-    entry = registry.architecture(config.network.name)
+    network = build(config.network, len(names), records[0]["image"].shape[-1], "train")
+    return compiled_learner(config, network, registry.module_of(config.network.name).loss, seed, steps, records)
+
+
+def compiled_learner(
+    config: TrainDetector, network: keras.Model, loss: Callable[..., Any], seed: int, steps: int, records: Any
+) -> DetectorLearner:
+    """A learner of a network with weights."""
     batch = {name: value[None] for name, value in records[0].items()}
-    network = build(config.network, len(names), batch["image"].shape[-1], "train")
     augment = Mirror(seed) if config.augment.get("flip") else None
-    loss, options = registry.module_of(entry.name).loss, config.loss_options
-    learner = DetectorLearner(network, loss, options, augment, batch_size=config.batch_size)
+    learner = DetectorLearner(network, loss, config.loss_options, augment, batch_size=config.batch_size)
     learner.compile(optimizer=make_optimizer(config, steps), jit_compile=True)
     learner(batch)
     learner.optimizer.build(learner.trainable_variables)
@@ -131,7 +137,7 @@ def train_detector(job: Job, progress: Progress) -> None:
     for done, seed in enumerate(job.seeds):
         run = Run(job, seed)
         fresh = make_learner(config, names, seed, steps, records[data.train])
-        start = initialise(fresh.network, job, seed, results_of(job.parent.experiment) if job.parent else [])
+        start = start_of(fresh.network, job, seed)
         if learner is None:
             learner = fresh
             network = build(config.network, len(names), dataset.info.channels, "infer")
@@ -148,22 +154,43 @@ def train_detector(job: Job, progress: Progress) -> None:
             found = score(detector, records[data.val], dataset, data.val, names)
             return {"map": found["map"]}
 
-        history = fit(learner, config, run, seed, records[data.train], validate, steps, report)
-        copy_weights(learner.network, detector.network)
-        finish(
-            detector,
-            learner,
-            run,
-            dataset,
-            names,
-            records[data.test],
-            history,
-            start,
-            steps,
-            len(records[data.train]),
-            tf32,
-        )
+        if config.phases == "alternating":
+            from repro.harness.alternating import alternate, forget
+
+            trained, history = alternate(
+                config, learner.network, run, seed, names, records[data.train], dataset.info.channels, steps, report
+            )
+            copy_weights(trained, detector.network)
+        else:
+            history = fit(learner, config, run, seed, records[data.train], validate, steps, report)
+            copy_weights(learner.network, detector.network)
+        finish(detector, run, dataset, names, records[data.test], history, start, steps, len(records[data.train]), tf32)
+        if config.phases == "alternating":
+            forget(run, seed)
         report(1.0, "scored")
+
+
+def start_of(network: keras.Model, job: Job, seed: int) -> tuple[Init, list[str], int]:
+    """Give a fresh network the start its configuration names, as `initialise`; ResNet-101 has ImageNet weights too."""
+    backbone = registry.architecture(job.config.network.name).backbone
+    if job.config.init != "imagenet" or backbone != "resnet101":
+        return initialise(network, job, seed, results_of(job.parent.experiment) if job.parent else [])
+    from repro.models.resnet import from_keras_applications
+
+    try:
+        source = keras.applications.ResNet101(weights="imagenet")
+    except Exception as error:  # Keras raises bare Exception when a download fails
+        return Init(source="random", note=f"no ImageNet weights: {str(error).splitlines()[0][:100]}"), [], 0
+    note = f"{from_keras_applications(network, source)} layers of keras.applications.ResNet101"
+    return Init(source="imagenet", sha256=digest_of(source), note=note), [], 0
+
+
+def digest_of(model: keras.Model) -> str:
+    """SHA-256 of all weights of a model, in order."""
+    digest = hashlib.sha256()
+    for array in model.get_weights():
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
 
 
 def predictions_of(detector: Detector, records: Any, batch_size: int = BATCH):
@@ -240,7 +267,6 @@ def protocol_of(config: TrainDetector) -> dict[str, Any]:
 
 def finish(
     detector: Detector,
-    learner: Learner,
     run: Run,
     dataset: Any,
     names: tuple[str, ...],
@@ -263,7 +289,7 @@ def finish(
         "params": parameter_count(parameters(network)[0]),
         "flops": sum(map(flops_of, network.layers)),
     }
-    images = steps * config.batch_size
+    images = steps * config.batch_size * (4 if config.phases == "alternating" else 1)
     weights = run.folder / "weights.safetensors"
     card = {
         "model": config.network.name, "variant": config.network.variant, "width": config.network.width,
@@ -286,7 +312,7 @@ def finish(
         depends_on=depends_on,
         weights_sha256=checkpoint.sha256_of(weights),
         tf32=tf32,
-        xla=Xla(requested=True, used=bool(learner.jit_compile)),
+        xla=Xla(requested=True, used=True),
         deterministic=backend.accelerator_count() == 0,
         epochs=config.epochs,
         images_seen=images,

@@ -44,7 +44,7 @@ _KINDS = {
 }
 _HARNESS = {
     Train: ("repro.harness.train",),
-    TrainDetector: ("repro.harness.detect",),
+    TrainDetector: ("repro.harness.detect", "repro.harness.alternating"),
     TrainRCNN: ("repro.harness.rcnn",),
     Evaluate: ("repro.harness.train",),
     Majority: ("repro.harness.majority",),

@@ -38,7 +38,8 @@ DEVIATIONS = (
     "deltas are divided by the released constants (0.1, 0.1, 0.2, 0.2), not by their spread on the training set",
     "difficult and crowd objects are no training objects; proposals over a crowd may become background",
     "biases learn at the same rate as weights, not at twice the rate; weight decay is decoupled (Keras)",
-    "images are fitted into one canvas for each orientation, and proposals padded to one number",
+    "images are fitted into one canvas, whatever their orientation, and proposals padded to one number; a canvas of "
+    "800x800 gives the common 3:4 photograph the paper's shorter side of 600",
 )
 
 
