@@ -21,8 +21,12 @@ SHAPES = Data(
     },
 )  # fmt: skip
 VOC = Data(name="voc2007")
-_TITLES = {"rcnn": "R-CNN", "fast_rcnn": "Fast R-CNN", "faster_rcnn": "Faster R-CNN"}
-_TITLES["faster_rcnn_resnet101"] = "Faster R-CNN on ResNet-101"
+_TITLES = {
+    "rcnn": "R-CNN",
+    "fast_rcnn": "Fast R-CNN",
+    "faster_rcnn": "Faster R-CNN",
+    "faster_rcnn_resnet101": "Faster R-CNN on ResNet-101",
+}
 
 
 def _family(
