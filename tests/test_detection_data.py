@@ -39,7 +39,7 @@ def drawn(boxes, sizes, canvas=(24, 40)):
         "valid_size": np.array(sizes, "int32"),
         "boxes": np.concatenate([boxes, empty], axis=1),
         "classes": np.array([[0, -1]] * len(image), "int32"),
-        "proposals": np.concatenate([boxes + [0, 0, 1, 1], empty], axis=1).astype("float32"),
+        "proposals": np.concatenate([boxes + np.array([0, 0, 1, 1], "float32"), empty], axis=1),
         "proposal_valid": np.array([[True, False]] * len(image)),
     }
 

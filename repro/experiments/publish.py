@@ -4,13 +4,14 @@ from pathlib import Path
 
 from repro import paths
 from repro.experiments.base import all_experiments
-from repro.harness.config import Inspect, Majority, Peer, Speed, network_of
+from repro.harness.config import Inspect, Lineage, Majority, Peer, Speed, network_of
 from repro.harness.record import Result, read_results
 from repro.harness.run import current_code_hash
 from repro.registry import architecture
-from repro.report import gallery, readme, tables
+from repro.report import gallery, readme, stages, tables
+from repro.report.figures import Picture
 
-_KINDS = {Speed: "speed", Peer: "peer", Inspect: "inspect"}
+_KINDS = {Speed: "speed", Lineage: "lineage", Peer: "peer", Inspect: "inspect"}
 
 
 def expected() -> list[dict[str, str]]:
@@ -50,11 +51,17 @@ def _current(results: list[Result]):
     return lookup
 
 
+def _pictures(results: list[Result]) -> tuple[dict[str, Picture], dict[str, Picture]]:
+    """Galleries and stages of detectors by file name: to publish, and to keep here."""
+    (public, private), (more, kept) = (part.pictures(results, paths.results_dir()) for part in (gallery, stages))
+    return public | more, private | kept
+
+
 def write_all() -> list[Path]:
     """Write tables, figures, galleries and the README's headline; returns the files that changed."""
     results = read_results(paths.results_dir())
     current = _current(results)
-    public, private = gallery.pictures(results, paths.results_dir())
+    public, private = _pictures(results)
     written = tables.write_tables(
         results, paths.tables_dir(), expected=expected(), current_code_hash=current, pictures=public
     )
@@ -68,7 +75,7 @@ def check_all() -> list[str]:
     """What differs between the generated files and what results/ yields, one line each."""
     results = read_results(paths.results_dir())
     current = _current(results)
-    public, _ = gallery.pictures(results, paths.results_dir())
+    public, _ = _pictures(results)
     found = tables.check_tables(
         results, paths.tables_dir(), expected=expected(), current_code_hash=current, pictures=public
     )

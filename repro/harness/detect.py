@@ -20,6 +20,7 @@ from repro.harness.inspection import flops_of, parameter_count, parameters
 from repro.harness.learner import Learner, make_optimizer
 from repro.harness.record import Init, Result, Timing, Xla
 from repro.harness.run import Job, Run, checkpoint_path, dataset_of, results_of
+from repro.harness.stages import write_stages
 from repro.harness.timing import bind, measure, summary
 from repro.harness.train import fit, initialise, kept_size_of, scale_of, variables_of
 from repro.metrics.coco import coco_ap, coco_protocol
@@ -206,9 +207,9 @@ def predictions_of(detector: Detector, records: Any, batch_size: int = BATCH):
             detections = {name: found[name][index, :kept] for name in ("scores", "classes")}
             detections["boxes"] = rescale(found["boxes"][index, :kept], *sizes)
             proposals = None
-            if "proposals" in found:
-                chosen = found["proposals"][index][found["proposal_valid"][index]]
-                proposals = rescale(chosen, *sizes)
+            source = found if "proposals" in found else batch  # selective search's
+            if "proposals" in source:
+                proposals = rescale(source["proposals"][index][source["proposal_valid"][index]], *sizes)
             yield detections, proposals
 
 
@@ -282,7 +283,8 @@ def finish(
     init, depends_on, seen_before = start
     network, split = detector.network, config.data.test
     started = time.perf_counter()
-    metrics = score(detector, records, dataset, split, names, config.recall_counts)
+    predicted = list(predictions_of(detector, records))
+    metrics = scores_of(*zip(*predicted, strict=True), dataset, split, names, config.recall_counts)
     scoring = time.perf_counter() - started
     metrics |= {
         "train_images": train_images,
@@ -323,6 +325,7 @@ def finish(
         },
         peak_memory_mib=round(backend.peak_memory_mib(), 1),
         history={key: value for key, value in history.items() if value},
+        artifacts=write_stages(network, predicted, records, run),
     )
     checkpoint_path(run.job, run.seed).unlink(missing_ok=True)
     return result

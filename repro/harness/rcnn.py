@@ -18,6 +18,7 @@ from repro.harness.inspection import flops_of, parameter_count, parameters
 from repro.harness.learner import build_network, make_learner
 from repro.harness.record import Timing, Xla
 from repro.harness.run import Job, Run, checkpoint_path, dataset_of, results_of
+from repro.harness.stages import write_stages
 from repro.harness.timing import summary
 from repro.harness.train import fit, initialise, kept_size_of, scale_of, variables_of
 from repro.metrics.detection import box_iou
@@ -346,6 +347,7 @@ def finish(
         },
         peak_memory_mib=round(backend.peak_memory_mib(), 1),
         history={key: value for key, value in history.items() if value},
+        artifacts=write_stages(None, [(entry, None) for entry in found["full"]], None, run),
     )
     checkpoint_path(run.job, run.seed).unlink(missing_ok=True)
 

@@ -25,7 +25,7 @@ from repro.report.overlays import grid, legend, rgb
 from repro.report.palette import Palette, colourise, voc_colormap
 from repro.report.pooling import canvas_of, model_rank, model_title, size_text
 
-_PUBLISHABLE = ("shapes",)
+PUBLISHABLE = ("shapes",)
 _MODELS = 6  # side by side, beside picture and truth
 _PADDING = (236, 236, 236)
 _CELL = (160, 280)  # pictures whose longer side is between these are shown as they are
@@ -57,7 +57,7 @@ def _is_shown(result: Result) -> bool:
     return bool(kept) and "size" in result.config["data"]
 
 
-def _titles(group: Sequence[Result]) -> list[str]:
+def titles_of(group: Sequence[Result]) -> list[str]:
     """A title for each run; runs that would have the same one are told apart by their experiment."""
     titles = [model_title(result) for result in group]
     return [
@@ -86,7 +86,7 @@ def _draw(group: Sequence[Result], results_dir: Path) -> np.ndarray:
         void = void or bool((record["semantic"][~padding] == VOID).any())
         padded = padded or bool(padding.any())
     extra = [("void, not scored", voc_colormap()[VOID])] * void + [("padding", _PADDING)] * padded
-    titles, cell = ["image", "truth", *_titles(group)], _cell(canvas)
+    titles, cell = ["image", "truth", *titles_of(group)], _cell(canvas)
     shown = [*names, *(name for name, _ in extra)], [*palette, *(colour for _, colour in extra)]
     return grid(rows, titles, legend=legend(*shown, (max(cell[1], _CELL[0]) + 8) * len(titles)), cell=cell)
 
@@ -126,10 +126,10 @@ def pictures(results: Sequence[Result], results_dir: Path) -> tuple[dict[str, Pi
     for name, group in _groups(results).items():
         data = [
             [title, result.artifacts["samples"].sha256, result.dataset.fingerprint]
-            for title, result in zip(_titles(group), group, strict=True)
+            for title, result in zip(titles_of(group), group, strict=True)
         ]
         picture = Picture(data, functools.partial(_draw, group, results_dir))
-        (public if group[0].dataset.name in _PUBLISHABLE else private)[f"gallery_{name}.png"] = picture
+        (public if group[0].dataset.name in PUBLISHABLE else private)[f"gallery_{name}.png"] = picture
     return public, private
 
 

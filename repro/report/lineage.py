@@ -21,6 +21,7 @@ from repro.report.pooling import (
     speed_pools,
 )
 from repro.report.render import Row, Section, columns, number
+from repro.report.stages import proposer_of
 
 _GENERATIONS = {
     "rcnn": "R-CNN", "fast_rcnn": "Fast R-CNN", "fast_rcnn_svd": "Fast R-CNN, SVD", "faster_rcnn": "Faster R-CNN",
@@ -217,13 +218,25 @@ def recall_sections(results: Sequence[Result], current: CodeHash | None) -> list
     for scale in SCALES:
         chosen = [p for p in pools if p.first.scale == scale]
         counts = sorted({count for p in chosen for count in p.first.metrics["recall"]["counts"]})
-        shown = columns("id:row", "model", "data*", "iou:IoU", *(f"n{count}:{count} boxes" for count in counts), "code")
+        shown = columns(
+            "id:row",
+            "model",
+            "by:proposals by",
+            "data*",
+            "iou:IoU",
+            *(f"n{count}:{count} boxes" for count in counts),
+            "code",
+        )
         rows = []
         for entry in chosen:
             found = entry.first.metrics["recall"]
             for level, values in {**found["recall"], "0.5 to 0.95": found["average_recall"]}.items():
                 cells = {"id": entry.row_id("D"), "model": model_title(entry.first), "data": data_title(entry.first)}
-                cells |= {"iou": level, "code": "stale" if entry.code == "stale" else ""}
+                cells |= {
+                    "by": proposer_of(entry.first),
+                    "iou": level,
+                    "code": "stale" if entry.code == "stale" else "",
+                }
                 cells |= {
                     f"n{count}": "" if value is None else f"{100 * value:.1f}"
                     for count, value in zip(found["counts"], values, strict=True)

@@ -31,6 +31,7 @@ from repro.report.pooling import (
     task_of,
 )
 from repro.report.render import Row, Section, Table, columns
+from repro.report.stages import recall_figure
 from repro.report.timings import peer_sections, xla_sections
 
 Expected = Sequence[dict[str, str]]
@@ -44,7 +45,7 @@ TABLES = {
     "xla": "Eager, graph and XLA",
     "peers": "Side by side with peers",
 }
-_TABLE_OF_KIND = {"speed": "xla", "peer": "peers", "inspect": "architectures"}
+_TABLE_OF_KIND = {"lineage": "rcnn_lineage_speed", "speed": "xla", "peer": "peers", "inspect": "architectures"}
 
 
 def _missing_section(table: str, results: Sequence[Result], expected: Expected) -> list[Section]:
@@ -56,7 +57,8 @@ def _missing_section(table: str, results: Sequence[Result], expected: Expected) 
     done = {same(result) for result in results if result.status == "ok"}
     failed: dict[tuple[Any, ...], list[Result]] = {}
     for result in results:
-        here = _TABLE_OF_KIND.get(result.kind, task_of(result)) == table
+        kind = "lineage" if result.config.get("type") == "lineage" else result.kind
+        here = _TABLE_OF_KIND.get(kind, task_of(result)) == table
         if here and result.status == "failed" and same(result) not in done:
             failed.setdefault(same(result)[:-1], []).append(result)
     rows = []
@@ -290,6 +292,8 @@ def render_all(
     for task in METRICS:
         drawn = {f"{name}_{task}.png": make(results, task, current) for name, make in _FIGURES.items()}
         files |= {name: picture for name, picture in drawn.items() if picture}
+    recall = recall_figure(results, current)
+    files |= {"recall_detection.png": recall} if recall else {}
     files |= pictures
     return files | {
         "README.md": render.index_markdown(tables, files),
@@ -302,7 +306,7 @@ def generated_names(tables_dir: Path) -> set[str]:
     names = {f"{name}.{form}" for name in TABLES for form in ("md", "csv", "tex")}
     names |= {f"{name}_{task}.png" for name in _FIGURES for task in METRICS}
     names |= {f"{task}_cost.csv" for task in METRICS} | {path.name for path in tables_dir.glob("gallery_*.png")}
-    return names | {"segmentation_per_class.csv", "README.md", "index.json"}
+    return names | {"recall_detection.png", "segmentation_per_class.csv", "README.md", "index.json"}
 
 
 def write_tables(
