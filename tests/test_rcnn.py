@@ -1,0 +1,446 @@
+"""R-CNN: its network, its regions and labels, its features on disk, and a whole small run."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from messages import one_line
+from test_boxes import loop_decode, loop_encode, loop_iou
+from test_nms import sequential_class_nms
+
+from repro import backend, registry
+from repro.data.base import Sample, open_dataset
+from repro.errors import ReproError
+from repro.facts import paper_value
+from repro.harness import rcnn as harness
+from repro.harness.checkpoint import load_arrays, load_weights, sha256_of
+from repro.harness.config import Data, Network, TrainRCNN
+from repro.harness.detect import truth_of
+from repro.harness.inspection import describe
+from repro.harness.record import read_results
+from repro.harness.run import Job, checkpoint_path
+from repro.harness.worker import execute
+from repro.metrics.detection import voc_ap
+from repro.models import rcnn, vgg
+from repro.proposals.cache import Proposals, proposals_of
+
+SIDE, CLASSES = 32, 3
+SMALL = {"num_classes": CLASSES, "input_size": (SIDE, SIDE), "channels": 3, "width": 1 / 32, "depth": 0.3}
+
+
+def fact(name):
+    return paper_value("rcnn", name).value
+
+
+def softmax(scores):
+    shares = np.exp(np.asarray(scores, "float64") - np.max(scores, axis=-1, keepdims=True))
+    return shares / shares.sum(axis=-1, keepdims=True)
+
+
+# --- the network
+
+
+def test_parameters_of_the_paper():
+    """fc8 tells 20 classes and the background apart."""
+    assert describe("rcnn")["params"] == fact("rcnn.params") == 134_346_581
+    assert describe("rcnn", num_classes=21)["params"] == fact("rcnn.params") + fact("rcnn.feature_dim") + 1
+    assert describe("rcnn")["outputs"] == {"scores": [21], "features": [fact("rcnn.feature_dim")], "pool5": [25088]}
+
+
+def test_recipe_of_the_paper():
+    recipe, released, sampling = rcnn.recipe("paper", "rcnn"), fact("rcnn.released.recipe"), fact("rcnn.sampling")
+    assert {key: recipe[key] for key in fact("rcnn.recipe")} == fact("rcnn.recipe")
+    assert {key: recipe[key] for key in ("momentum", "weight_decay")} == {
+        key: released[key] for key in ("momentum", "weight_decay")
+    }
+    every = released["drop_every"] / released["iterations"]
+    assert recipe["drops"] == pytest.approx([every, 2 * every, 3 * every])
+    assert recipe["batch_size"] == sampling["positives"] + sampling["backgrounds"]
+    assert rcnn.POSITIVE_SHARE * recipe["batch_size"] == sampling["positives"]
+    assert (sampling["positive_iou"], fact("rcnn.nms_iou")) == (rcnn.POSITIVE_IOU, rcnn.NMS_IOU)
+    assert (fact("rcnn.svm")["negative_iou"], fact("rcnn.box_regression")["iou"]) == (rcnn.NEGATIVE_IOU, rcnn.BOX_IOU)
+
+
+def test_small_regions_are_refused():
+    with pytest.raises(ReproError) as error:
+        registry.build("rcnn", **SMALL | {"input_size": (31, 40)})
+    one_line(error, "31x40", "32x32")
+
+
+def test_loss_is_that_of_numpy():
+    scores = np.random.default_rng(0).normal(0, 2, (6, CLASSES + 1)).astype("float32")
+    labels = np.array([0, 0, 1, 3, 2, 0], "int32")
+    expected = -np.log(softmax(scores)[np.arange(6), labels]).mean()
+    assert float(rcnn.loss({"scores": scores}, {"label": labels})) == pytest.approx(expected, rel=1e-5)
+
+
+# --- regions
+
+
+def test_a_proposal_fills_192_of_224_pixels():
+    found = rcnn.context_boxes(np.array([[100, 100, 292, 292], [0, 10, 96, 394]], "float32"))
+    np.testing.assert_allclose(found, [[84, 84, 308, 308], [-8, -22, 104, 426]], rtol=1e-6)
+    assert fact("rcnn.warp")["vgg16"] - 2 * fact("rcnn.warp")["context"] == 192
+
+
+@given(st.floats(-50, 50), st.floats(-50, 50), st.floats(1, 300), st.floats(1, 300))
+def test_the_context_is_the_same_share_at_every_side(x, y, width, height):
+    (found,) = rcnn.context_boxes(np.array([[x, y, x + width, y + height]]))
+    sides = found[2:] - found[:2]
+    np.testing.assert_allclose((np.array([x, y]) - found[:2]) / sides, 16 / 224, rtol=1e-6)
+    np.testing.assert_allclose([width, height], 192 / 224 * sides, rtol=1e-6)
+
+
+class Scenes:
+    """A data set of a few given samples."""
+
+    def __init__(self, samples):
+        self._samples = samples
+
+    def size(self, split):
+        return len(self._samples)
+
+    def sample(self, split, index):
+        return self._samples[index]
+
+
+def scene(boxes=(), classes=(), size=(60, 80), channels=3, **flags):
+    noise = np.random.default_rng(len(boxes)).integers(0, 256, (*size, channels), dtype=np.uint8)
+    flags = {name: np.array(values, bool) for name, values in flags.items()}
+    boxes = np.array(boxes, "float32").reshape(-1, 4)
+    return Sample("one", noise, boxes=boxes, classes=np.array(classes, "int32"), **flags)
+
+
+@pytest.fixture
+def images(monkeypatch):
+    """`Images` of given samples, whose proposals are given too."""
+
+    def make(samples, proposals, limit=None, side=SIDE):
+        found = Proposals([(np.array(boxes, "float32").reshape(-1, 4), 0.5) for boxes in proposals])
+        monkeypatch.setattr(harness, "proposals_of", lambda *a, limit, **o: found)
+        config = training(network=Network(name="rcnn", input_size=(side, side)))
+        return harness.Images(Scenes(samples), "train", config, limit)
+
+    return make
+
+
+def training(**settings):
+    base = dict(
+        data=Data(name="shapes"), recipe="suite", epochs=1, batch_size=8, optimizer="adamw", learning_rate=1e-3,
+        proposals="fast", search={"width": None, "min_side": 8, "workers": 1}, num_proposals=12,
+    )  # fmt: skip
+    return TrainRCNN(**base | settings)
+
+
+def test_regions_show_the_proposal_in_its_context(images):
+    sample = scene(size=(240, 240))
+    found = images([sample], [[]], side=224).regions(0, np.array([[20, 30, 212, 222], [0, 30, 192, 222]], "float32"))
+    assert (found.shape, found.dtype) == ((2, 224, 224, 3), np.uint8)
+    np.testing.assert_array_equal(found[0], sample.image[14:238, 4:228])
+    np.testing.assert_array_equal(found[1, :, 16:], sample.image[14:238, :208])
+    np.testing.assert_array_equal(found[1, :, :16], np.broadcast_to(np.round(vgg.MEAN_RGB), (224, 16, 3)))
+
+
+def test_regions_of_grey_images_and_none(images):
+    made = images([scene(channels=1)], [[]])
+    assert made.regions(0, np.zeros((0, 4), "float32")).shape == (0, SIDE, SIDE, 1)
+    outside = made.regions(0, np.array([[-100, -100, -60, -60]], "float32"))
+    assert set(np.unique(outside)) <= {127, 128}
+
+
+def test_objects_to_learn_from_are_neither_difficult_nor_crowds(images):
+    boxes = [[0, 0, 9, 9], [10, 10, 19, 19], [20, 20, 29, 29], [30, 30, 39, 39]]
+    difficult, crowd = [False, True, False, False], [False, False, True, False]
+    samples = [scene(boxes, [2, 1, 0, 1], difficult=difficult, crowd=crowd), scene(boxes[:1], [2]), scene()]
+    made = images(samples, [[], [], []], limit=2)
+    assert len(made) == 2
+    found, classes = made.objects(0)
+    np.testing.assert_array_equal(found, np.array(boxes)[[0, 3]])
+    np.testing.assert_array_equal(classes, [2, 1])
+    np.testing.assert_array_equal(made.objects(1)[1], [2])
+    assert len(images(samples, [[], [], []], limit=9)) == 3
+
+
+# two objects, of which the second is difficult; half of the first, a little less, far away, on the difficult one
+OBJECTS = [[10, 10, 30, 30], [50, 30, 70, 50]]
+NEAR = [[10, 10, 30, 20], [10, 10, 30, 19], [60, 0, 80, 20], [50, 30, 70, 50]]
+FAR = [[0, 0, 20, 12], [30, 30, 50, 60], [40, 0, 70, 30], [5, 30, 40, 55], [20, 35, 45, 60], [1, 2, 30, 9]]
+
+
+def labels_by_region(records):
+    """Region's bytes to its label; regions of noise are all different."""
+    return {records[i]["image"].tobytes(): int(records[i]["label"]) for i in range(len(records))}
+
+
+def test_labels_are_by_an_iou_of_half_and_a_quarter_is_positive(images):
+    sample = scene(OBJECTS, [2, 0], difficult=[False, True])
+    made = images([sample, scene()], [NEAR, FAR])
+    records = harness.RegionRecords(made, seed=0)
+    found = labels_by_region(records)
+    expected = {}
+    for index, boxes in ((0, [OBJECTS[0], *NEAR]), (1, FAR)):
+        for box, region in zip(boxes, made.regions(index, np.array(boxes, "float32")), strict=True):
+            expected[region.tobytes()] = 3 if index == 0 and loop_iou(box, OBJECTS[0]) >= 0.5 else 0
+    assert len(expected) == 11
+    assert sorted(found.values()) == [0] * 6 + [3] * 2
+    assert found.items() <= expected.items()
+    record = records[0]
+    np.testing.assert_array_equal(record["valid_size"], [SIDE, SIDE])
+    assert record["label"].dtype == "int32"
+
+
+def test_a_proposal_belongs_to_the_object_it_covers_best(images):
+    """IoU 15/25 with the first and 17/23 with the second."""
+    sample = scene([[0, 0, 40, 20], [0, 8, 40, 28]], [0, 2])
+    made = images([sample], [[[0, 5, 40, 25]]])
+    region = made.regions(0, np.array([[0, 5, 40, 25]], "float32"))[0].tobytes()
+    assert labels_by_region(harness.RegionRecords(made, seed=0))[region] == 3
+
+
+def test_the_sample_of_backgrounds_is_a_function_of_the_seed(images):
+    made = images([scene(OBJECTS[:1], [1]), scene()], [NEAR[2:], FAR])
+    first, again, other = (labels_by_region(harness.RegionRecords(made, seed)) for seed in (0, 0, 1))
+    assert list(first.items()) == list(again.items())
+    assert sorted(first.values()) == sorted(other.values()) == [0, 0, 0, 2]
+    assert {region for region, label in first.items() if label} == {region for region, label in other.items() if label}
+    assert first.keys() != other.keys()
+
+
+def test_where_backgrounds_are_few_all_are_shown(images):
+    made = images([scene(OBJECTS, [1, 0])], [NEAR])
+    assert sorted(labels_by_region(harness.RegionRecords(made, 0)).values()) == [0, 0, 1, 2, 2]
+
+
+# --- from features to boxes
+
+
+def some_boxes(rng, count, size=(60, 80)):
+    low = rng.uniform(0, [size[1] - 12, size[0] - 12], (count, 2))
+    return np.concatenate([low, low + rng.uniform(6, 40, (count, 2))], axis=1).astype("float32")
+
+
+def test_features_go_through_the_network_some_at_a_time(monkeypatch):
+    monkeypatch.setattr(harness, "REGIONS", 4)
+    backend.set_seed(0)
+    network = registry.build("rcnn", **SMALL)
+    regions = np.random.default_rng(0).integers(0, 256, (10, SIDE, SIDE, 3), dtype=np.uint8)
+    expected = network(regions.astype("float32"), training=False)
+    found = harness.features_of(network, regions)
+    assert found.keys() == {"scores", "features", "pool5"}
+    for name, values in found.items():
+        np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-5)
+        assert np.ptp(values, axis=0).max() > 0
+    for name, values in harness.features_of(network, regions[:0]).items():
+        assert values.shape == (0, expected[name].shape[1])
+
+
+def test_overlaps_are_the_highest_of_each_class():
+    rng = np.random.default_rng(1)
+    proposals, truth, classes = some_boxes(rng, 9), some_boxes(rng, 5), np.array([2, 0, 2, 2, 0])
+    expected = np.zeros((9, 4))
+    for p, proposal in enumerate(proposals):
+        for box, kind in zip(truth, classes, strict=True):
+            expected[p, kind] = max(expected[p, kind], loop_iou(proposal, box))
+    found = harness.overlaps_of(proposals, truth, classes, 4)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert found.dtype == "float32"
+    assert (found[:, [0, 2]] > 0).any(axis=0).all()
+    assert not harness.overlaps_of(proposals, truth[:0], classes[:0], 4).any()
+
+
+def test_lessons_are_the_regions_close_to_an_object(monkeypatch):
+    truth, classes = np.array([[0, 0, 40, 20], [40, 20, 60, 60]], "float32"), np.array([2, 0])
+    moved = [[0, 0, 40, 12], [0, 0, 40, 13], [4, 0, 40, 20], [44, 22, 62, 60], [20, 0, 60, 20]]  # the first is at 0.6
+    regions = np.concatenate([np.array(moved, "float32"), truth])
+    features = np.arange(7 * 5, dtype="float32").reshape(7, 5)
+    lessons = [[], [], []]
+    harness.collect_lessons(lessons, features, regions, truth, classes)
+    for kind, rows, box in ((2, (1, 2, 5), truth[0]), (0, (3, 6), truth[1]), (1, (), None)):
+        assert len(lessons[kind]) == len(rows)
+        for row, (feature, target) in zip(rows, lessons[kind], strict=True):
+            np.testing.assert_array_equal(feature, features[row])
+            np.testing.assert_allclose(target, loop_encode(box, regions[row]), atol=1e-6)
+    assert not np.any(lessons[0][-1][1])
+
+    harness.collect_lessons(lessons, features, regions, truth[:0], classes[:0])
+    monkeypatch.setattr(harness, "BOX_SAMPLES", 4)
+    harness.collect_lessons(lessons, features, regions, truth, classes)
+    assert [len(rows) for rows in lessons] == [4, 0, 4]
+
+
+def test_deltas_are_each_class_regression():
+    rng = np.random.default_rng(2)
+    pool5, weights = rng.normal(size=(6, 5)).astype("float32"), rng.normal(size=(2, 6, 4)).astype("float32")
+    solved = {"boxes": [weights[0], None, weights[1]], "box_scale": 0.5}
+    found = harness.box_deltas(pool5, solved, 3)
+    for kind, own in ((0, weights[0]), (2, weights[1])):
+        for region, values in enumerate(pool5):
+            expected = [sum(0.5 * values[i] * own[i, d] for i in range(5)) + own[5, d] for d in range(4)]
+            np.testing.assert_allclose(found[region, kind], expected, rtol=1e-4, atol=1e-5)
+    assert (found.shape, found.dtype) == ((6, 3, 4), "float32")
+    assert not found[:, 1].any()
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    """At most 9 detections that score more than -1, compiled."""
+    return backend.forward(harness.Decode(9, harness.SVM_THRESHOLD), "xla")
+
+
+@pytest.mark.parametrize("number", [0, 2, 16])
+def test_decoded_boxes_are_those_of_numpy(decoder, number):
+    rng, size, count = np.random.default_rng(number), (60, 80), 16
+    proposals = some_boxes(rng, number)
+    scores = rng.normal(-0.5, 1, (number, CLASSES)).astype("float32")
+    deltas = rng.normal(0, 0.2, (number, CLASSES, 4)).astype("float32")
+    boxes = np.zeros((number, CLASSES, 4), "float32")
+    for region, kind in np.ndindex(number, CLASSES):
+        x1, y1, x2, y2 = loop_decode(deltas[region, kind], proposals[region])
+        boxes[region, kind] = max(x1, 0), max(y1, 0), min(x2, size[1]), min(y2, size[0])
+    best = sequential_class_nms(boxes, scores, rcnn.NMS_IOU, -1.0, 9)
+    assert 1 < len(best) < 9 if number == 2 else len(best) == min(number, 9)
+
+    found = harness.decode(decoder, proposals, deltas, scores, size, count)
+    np.testing.assert_array_equal(found["classes"], [kind for _, kind, _ in best])
+    np.testing.assert_allclose(found["scores"], [-score for score, *_ in best], rtol=1e-6)
+    expected = np.array([boxes[region, kind] for _, kind, region in best]).reshape(-1, 4)
+    np.testing.assert_allclose(found["boxes"], expected, atol=1e-3)
+
+
+# --- a whole small run
+
+RUN = training(
+    network=Network(name="rcnn", width=1 / 32, depth=0.3, input_size=(SIDE, SIDE)),
+    data=Data(
+        name="shapes",
+        options={
+            "image_size": 32, "max_objects": 2, "min_scale": 0.4, "max_scale": 0.7, "train_size": 6, "val_size": 1,
+            "test_size": 3,
+        },
+    ),
+    augment={"flip": True},
+)  # fmt: skip
+
+
+@dataclasses.dataclass
+class Small:
+    """Two seeds, of which the first broke off at its SVMs once and was started again."""
+
+    job: Job
+    folder: object
+    results: list
+    kept: int  # files of features when the SVMs began
+    left: int  # and after the failure
+    checkpoint: bool  # whether there was one then
+
+
+def run_anew(job, progress):
+    """As in a process of its own, where Keras numbers its variables from the start."""
+    keras.utils.clear_session(free_memory=False)
+    execute(job, progress)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rcnn")
+    job = Job(experiment="small-rcnn", config=RUN, profile="smoke", backend=backend.name(), seeds=[0, 1])
+    kept = []
+
+    def broken(*arguments, **options):
+        kept.append(len(list(folder.rglob("features/*.npz"))))
+        raise RuntimeError("killed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPRO_RESULTS", str(folder / "results"))
+        with patch.context() as inner:
+            inner.setattr(harness, "train_svms", broken)
+            with pytest.raises(RuntimeError, match="killed"):
+                run_anew(job, lambda fraction, note: None)
+        left, checkpoint = len(list(folder.rglob("features"))), checkpoint_path(job, 0).exists()
+        heard = []
+        run_anew(job, lambda fraction, note: heard.append(fraction))
+    assert heard == sorted(heard)
+    assert heard[-1] == 1
+    return Small(job, folder, read_results(folder / "results"), *kept, left, checkpoint)
+
+
+def test_features_are_on_the_disk_only_while_they_are_needed(small):
+    assert small.kept == RUN.data.options["train_size"]
+    assert small.left == 0
+    assert not list(small.folder.rglob("features"))
+    assert small.checkpoint
+    assert not list(small.folder.rglob("*.checkpoint.safetensors"))
+
+
+def test_the_result_of_a_run_is_whole(small):
+    assert [(result.seed, result.status) for result in small.results] == [(0, "ok"), (1, "ok")]
+    for result in small.results:
+        metrics, network = result.metrics, describe("rcnn", **SMALL | {"num_classes": 7})
+        for name in ("map", "map_11_point", "map_unrefined", "map_softmax", "coco_ap"):
+            assert 0 <= metrics[name] <= 1
+        assert (metrics["params"], metrics["flops"]) == (network["params"], 12 * network["flops"])
+        assert (metrics["images"], metrics["train_images"], result.scale) == (3, 6, "smoke")
+        assert metrics["detections"] > 0
+        stages = {"proposals", "warp", "network", "SVMs and boxes", "NMS"}
+        assert result.timings.keys() == {"epoch", *(f"stage.{name}" for name in stages)}
+        assert {result.timings[f"stage.{name}"].n for name in stages} == {2}  # the first image compiles
+        assert min(timing.median for timing in result.timings.values()) > 0
+        weights = small.folder / "runs" / result.experiment / result.run_id / "weights.safetensors"
+        assert result.weights_sha256 == sha256_of(weights)
+
+
+def test_counts_of_a_run_are_those_of_its_data(small, monkeypatch):
+    """Positives of the SVMs are the objects; features take 16 bits each, overlaps 32, and an archive some more."""
+    dataset = open_dataset("shapes", **RUN.data.options)
+    samples = [dataset.sample("train", index) for index in range(6)]
+    objects = np.bincount(np.concatenate([sample.classes for sample in samples]), minlength=7)
+    proposals = proposals_of(dataset, "train", "fast", 12, **RUN.search)
+    number = np.mean([len(boxes) for boxes in proposals])
+    for result in small.results:
+        assert result.metrics["svm_positives"] == objects.tolist()
+        assert 0 < result.metrics["feature_bytes"] - number * (128 * 2 + 7 * 4) < 1000
+
+
+def test_the_time_of_training_is_that_of_its_parts(small):
+    for result in small.results:
+        seconds = result.metrics["training_seconds"]
+        assert list(seconds) == ["fine-tuning", "features", "SVMs", "box regression"]
+        assert min(seconds.values()) >= 0
+        # what was done before a run broke off is counted too
+        assert seconds["fine-tuning"] >= sum(result.history["seconds"]) - 0.01
+
+
+def test_another_seed_learns_something_else(small):
+    first, second = small.results
+    assert first.config_hash == second.config_hash
+    assert first.history["loss"] != second.history["loss"]
+    assert first.weights_sha256 != second.weights_sha256
+    assert first.images_seen == second.images_seen > 0
+
+
+def test_the_weights_file_alone_gives_the_scores(small):
+    result, dataset = small.results[1], open_dataset("shapes", **RUN.data.options)
+    path = small.folder / "runs" / result.experiment / result.run_id / "weights.safetensors"
+    arrays, card = load_arrays(path)
+    assert card == {"model": "rcnn", "run": f"{result.experiment}/{result.run_id}"}
+    names = dataset.info.classes
+    network = registry.build("rcnn", **SMALL | {"num_classes": len(names)})
+    load_weights(network, arrays, str(path))
+    scale, box_scale = arrays["svm/scales"]
+    solved = {
+        "weights": arrays["svm/weights"], "bias": arrays["svm/bias"], "scale": scale, "box_scale": box_scale,
+        "boxes": [arrays.get(f"boxes/{name}") for name in names],
+    }  # fmt: skip
+    assert solved["weights"].shape == (128, 7)
+    assert any(boxes is not None for boxes in solved["boxes"])
+    images = harness.Images(dataset, "test", RUN, None)
+    found = harness.detections_of(network, solved, images, RUN, lambda fraction, note: None)
+    truths = [truth_of(dataset, "test", index)[0] for index in range(3)]
+    for name, metric in (("full", "map"), ("unrefined", "map_unrefined"), ("softmax", "map_softmax")):
+        assert voc_ap(found[name], truths, len(names))["mean"] == pytest.approx(result.metrics[metric], abs=1e-6)
+    moved = [[found[name][i]["boxes"].tolist() for i in range(3)] for name in ("full", "unrefined")]
+    assert sum(map(len, moved[0])) == result.metrics["detections"] > 0
+    assert moved[0] != moved[1]
