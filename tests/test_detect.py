@@ -1,4 +1,4 @@
-"""Training and scoring of detectors: coordinates and padding, whole small runs, resumption, pictures learned by heart."""
+"""Detectors trained and scored: coordinates and padding, whole small runs, resumption, pictures learned by heart."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -7,15 +7,14 @@ import keras
 import numpy as np
 import pytest
 
-from repro import backend, registry
+from repro import backend
 from repro.data.base import Sample, open_dataset
-from repro.data.loader import collate
 from repro.harness import detect
-from repro.harness.checkpoint import load_arrays, load_weights, sha256_of, state_of
+from repro.harness.checkpoint import load_arrays, load_weights, sha256_of, state_of, weights_of
 from repro.harness.config import Data, Network, TrainDetector
 from repro.harness.inspection import describe
-from repro.harness.record import read_results
-from repro.harness.run import Job, Run, checkpoint_path
+from repro.harness.record import Xla, read_results
+from repro.harness.run import Job, Run
 from repro.harness.train import fit, variables_of
 from repro.harness.worker import execute
 from repro.metrics.detection import proposal_recall
@@ -99,7 +98,8 @@ def test_truth_is_in_the_original_picture_with_its_flags():
 
 
 def test_a_network_gets_what_it_takes():
-    network = keras.Model({name: keras.Input((2,), name=name) for name in ("image", "proposals")}, keras.Input((1,)))
+    inputs = {name: keras.Input((2,), name=name) for name in ("image", "proposals")}
+    network = keras.Model(inputs, keras.layers.Add()([*inputs.values()]))
     batch = {name: np.ones((1, 2), "uint8") for name in ("image", "proposals", "boxes")}
     taken = detect.inputs_of(network, batch)
     assert taken.keys() == {"image", "proposals"}
@@ -112,47 +112,70 @@ COUNTS = (2, 12)
 
 
 def small_run(name):
-    options = {} if name == "fast_rcnn" else {"anchor_scales": (1,), "min_size": 2, "before_nms": (12, 12)}
+    """Fast R-CNN as small as can be, Faster R-CNN large enough to learn a few pictures by heart."""
+    narrow = name == "fast_rcnn"
+    options = {} if narrow else {"anchor_scales": (2,), "min_size": 4, "before_nms": (48, 48)}
+    data = {"max_objects": 2 if narrow else 1, "train_size": 6, "val_size": 1, "test_size": 1}
     return settings(
-        name, 32, {"max_objects": 2, "train_size": 6, "val_size": 1, "test_size": 1}, options, epochs=3, batch_size=2,
-        learning_rate=1e-3, val_every=2, recall_counts=COUNTS, network={"width": 1 / 32, "depth": 0.3},
+        name, 32 if narrow else 64, data, options, epochs=3, batch_size=2, learning_rate=1e-3, val_every=2,
+        recall_counts=COUNTS, network={"width": 1 / 32 if narrow else 1 / 8, "depth": 0.3},
     )  # fmt: skip
 
 
 @dataclasses.dataclass
 class Small:
-    """Two seeds of one job, its results, its weight files, and what was left of its checkpoints."""
+    """Two seeds of one job: results, weight files, checkpoints left; its compiled learner and detector, and the state
+    each seed began with."""
 
     config: TrainDetector
+    dataset: object
     results: list
     weights: list
     checkpoints: list
+    learner: detect.DetectorLearner
+    detector: detect.Detector
+    starts: list
+
+    def start(self, seed):
+        for variable, value in zip(variables_of(self.learner), self.starts[seed], strict=True):
+            variable.assign(value)
 
 
 @pytest.fixture(scope="module", params=["fast_rcnn", "faster_rcnn"])
 def small(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
-    config, heard = small_run(request.param), []
+    folder, config = tmp_path_factory.mktemp(request.param), small_run(request.param)
     job = Job(experiment="small", config=config, profile="smoke", backend=backend.name(), seeds=[0, 1])
+    heard, learners, starts, detectors = [], [], [], []
+
+    def make_learner(*arguments, make=detect.make_learner):
+        learners.append(make(*arguments))
+        starts.append([np.array(value) for value in state_of(variables_of(learners[-1])).values()])
+        return learners[-1]
+
+    def make_detector(*arguments, make=detect.Detector):
+        detectors.append(make(*arguments))
+        return detectors[-1]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REPRO_RESULTS", str(folder / "results"))
         patch.setenv("REPRO_CHECKPOINT_SECONDS", "0")
+        patch.setattr(detect, "make_learner", make_learner)
+        patch.setattr(detect, "Detector", make_detector)
         execute(job, lambda fraction, note: heard.append(fraction))
     assert heard == sorted(heard)
     assert heard[-1] == 1
     results = read_results(folder / "results")
     weights = [folder / "runs" / "small" / result.run_id / "weights.safetensors" for result in results]
-    return Small(config, results, weights, list(folder.rglob("*.checkpoint.safetensors")))
+    left = list(folder.rglob("*.checkpoint.safetensors"))
+    dataset = open_dataset("shapes", **config.data.options)
+    return Small(config, dataset, results, weights, left, learners[0], *detectors, starts)
 
 
 def test_the_result_of_a_run_is_whole(small):
     network = small.config.network
-    card = describe(
-        network.name, num_classes=7, input_size=(32, 32), width=network.width, depth=network.depth, **network.options
-    )
-    assert [(result.seed, result.status, result.kind) for result in small.results] == [
-        (s, "ok", "train") for s in (0, 1)
-    ]
+    sizes = {"input_size": network.input_size, "width": network.width, "depth": network.depth}
+    card = describe(network.name, num_classes=7, **sizes, **network.options)
+    assert [(result.seed, result.status) for result in small.results] == [(0, "ok"), (1, "ok")]
     assert not small.checkpoints
     for result, weights in zip(small.results, small.weights, strict=True):
         metrics = result.metrics
@@ -167,7 +190,9 @@ def test_the_result_of_a_run_is_whole(small):
         assert (result.images_seen, metrics["chain_images_seen"], result.scale) == (18, 18, "smoke")
         assert {"epoch", "latency.xla"} <= result.timings.keys()
         assert min(timing.median for timing in result.timings.values()) > 0
+        assert result.xla == Xla(requested=True, used=True)
         assert result.weights_sha256 == sha256_of(weights)
+    assert small.learner.jit_compile
 
 
 def test_another_seed_learns_something_else(small):
@@ -175,128 +200,94 @@ def test_another_seed_learns_something_else(small):
     assert first.config_hash == second.config_hash
     assert first.history["loss"] != second.history["loss"]
     assert first.weights_sha256 != second.weights_sha256
+    assert any((a != b).any() for a, b in zip(*small.starts, strict=True))
 
 
 def test_the_recall_of_selective_search_is_that_of_its_proposals(small):
     if not small.config.proposals:
         pytest.skip("this network proposes regions itself")
-    dataset = open_dataset("shapes", **small.config.data.options)
-    found = proposals_of(dataset, "test", "fast", 12, **SEARCH)
-    expected = proposal_recall([found[0]], [detect.truth_of(dataset, "test", 0)[0]], counts=COUNTS)
+    found = proposals_of(small.dataset, "test", "fast", 12, **SEARCH)
+    expected = proposal_recall([found[0]], [detect.truth_of(small.dataset, "test", 0)[0]], counts=COUNTS)
     assert [result.metrics["recall"] for result in small.results] == [expected] * 2
     assert expected["objects"] > 0
 
 
-def test_the_weights_file_alone_gives_the_scores(small):
-    config, dataset = small.config, open_dataset("shapes", **small.config.data.options)
-    arrays, card = load_arrays(small.weights[1])
-    names = dataset.info.classes
-    assert (card["model"], card["num_classes"], card["channels"]) == (config.network.name, len(names), 3)
-    network = detect.build(config.network, len(names), 3, "infer")
-    load_weights(network, arrays, "weights")
-    detector = detect.Detector(network, registry.module_of(config.network.name).detect, config.test)
-    records = detect.records_of(dataset, "test", config)
-    found, result = detect.score(detector, records, dataset, "test", names, COUNTS), small.results[1]
-    assert {key: result.metrics[key] for key in found} == found
+def test_the_weights_file_gives_the_scores(small):
+    arrays, card = load_arrays(small.weights[0])
+    names = small.dataset.info.classes
+    assert (card["model"], card["num_classes"], card["channels"]) == (small.config.network.name, len(names), 3)
+    load_weights(small.detector.network, arrays, "weights")  # in place of the second seed's
+    records, metrics = detect.records_of(small.dataset, "test", small.config), small.results[0].metrics
+    found = detect.score(small.detector, records, small.dataset, "test", names, COUNTS)
+    assert {key: metrics[key] for key in found} == found
+    assert found["detections"] > 0
 
 
-# --- one learner, twice: broken off and started again, and long enough to know four pictures by heart
-
-
-@dataclasses.dataclass
-class Lesson:
-    """A compiled learner, and the state that a fresh one of each seed would have."""
-
-    config: TrainDetector
-    dataset: object
-    learner: detect.DetectorLearner
-    starts: list
-
-    def start(self, seed):
-        for variable, value in zip(variables_of(self.learner), self.starts[seed], strict=True):
-            variable.assign(value)
-
-    def state(self):
-        return list(state_of(variables_of(self.learner)).values())
-
-
-STEPS = 120
-
-
-@pytest.fixture(scope="module")
-def lesson(tmp_path_factory):
-    config = settings(
-        "faster_rcnn", 64, {"max_objects": 1, "train_size": 8},
-        {"anchor_scales": (2,), "min_size": 4, "before_nms": (48, 48)}, epochs=4, batch_size=4, learning_rate=2e-3,
-        schedule="cosine", warmup=0.05, val_every=1, network={"width": 1 / 8, "depth": 0.3},
-    )  # fmt: skip
-    dataset = open_dataset("shapes", **config.data.options)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REPRO_RESULTS", str(tmp_path_factory.mktemp("lesson") / "results"))
-        records = detect.records_of(dataset, "train", config)
-    learners = [detect.make_learner(config, dataset.info.classes, seed, STEPS, records) for seed in (0, 1)]
-    assert learners[0].jit_compile
-    starts = [[np.array(value) for value in state_of(variables_of(learner)).values()] for learner in learners]
-    assert any((a != b).any() for a, b in zip(*starts, strict=True))
-    return Lesson(config, dataset, learners[0], starts)
-
-
-def test_a_run_that_was_killed_goes_on_to_the_same_numbers(lesson, monkeypatch):
-    """Two steps an epoch, of which the fifth is the last that was begun."""
+def test_a_run_that_was_killed_goes_on_to_the_same_numbers(small, monkeypatch):
+    """Three steps an epoch; the fifth is the last that was begun."""
     monkeypatch.setenv("REPRO_CHECKPOINT_SECONDS", "0")
-    records = detect.records_of(lesson.dataset, "train", lesson.config)
-    seen = {}
+    records, val = (detect.records_of(small.dataset, split, small.config) for split in ("train", "val"))
+    job = Job(experiment="killed", config=small.config, profile="smoke", backend=backend.name(), seeds=[1])
+    seen = []
 
-    def train(experiment, report):
-        job = Job(experiment=experiment, config=lesson.config, profile="smoke", backend=backend.name(), seeds=[0])
-        steps = seen.setdefault(experiment, [])
+    def validate():
+        detect.copy_weights(small.learner.network, small.detector.network)
+        return {"map": detect.score(small.detector, val, small.dataset, "val", small.dataset.info.classes)["map"]}
 
-        def told(fraction, note):
-            steps.append(round(8 * fraction))
-            report(steps[-1])
-
-        run = Run(job, 0)
-        history = fit(lesson.learner, lesson.config, run, 0, records, lambda: {"map": 0.5}, 8, told)
-        return history, lesson.state(), checkpoint_path(job, 0)
-
-    def killed(step):
-        if step == 5:
+    def told(fraction, note):
+        seen.append(round(9 * fraction))
+        if len(seen) == 5:
             raise KeyboardInterrupt
 
-    lesson.start(0)
-    expected, state, _ = train("whole", lambda step: None)
-    lesson.start(0)
+    def train():
+        return fit(small.learner, small.config, Run(job, 1), 1, records, validate, 9, told)
+
+    small.start(1)
     with pytest.raises(KeyboardInterrupt):
-        train("killed", killed)
-    lesson.start(1)  # whatever is not restored will be wrong
-    history, resumed, path = train("killed", lambda step: None)
-    assert seen == {"whole": [*range(1, 9)], "killed": [1, 2, 3, 4, 5, 5, 6, 7, 8]}
+        train()
+    small.start(0)  # whatever is not restored will be wrong
+    history, expected = train(), small.results[1].history
+    assert seen == [1, 2, 3, 4, 5, 4, 5, 6, 7, 8, 9]
     for key in ("epoch", "loss", "val_map", "val_epoch"):
         assert history[key] == expected[key]
-        assert len(history[key]) == 4
-    for mine, whole in zip(resumed, state, strict=True):
-        np.testing.assert_array_equal(mine, whole)
-    assert path.exists()
+    found, kept = weights_of(small.learner.network), load_arrays(small.weights[1])[0]
+    assert kept
+    for name, values in kept.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
-def test_learns_four_pictures_by_heart(lesson):
-    dataset, names = lesson.dataset, lesson.dataset.info.classes
-    records = detect.records_of(dataset, "train", lesson.config, limit=4)
-    batch = collate([records[index] for index in range(4)])
-    assert len(set(batch["classes"][:, 0])) >= 3
-    network = detect.build(lesson.config.network, len(names), 3, "infer")
-    detector = detect.Detector(network, registry.module_of("faster_rcnn").detect, {})
+class Repeated:
+    """Some records, again and again, as one long epoch."""
+
+    def __init__(self, records, times):
+        self._records, self._times = records, times
+
+    def __len__(self):
+        return len(self._records) * self._times
+
+    def __getitem__(self, index):
+        return self._records[index % len(self._records)]
+
+
+def test_learns_four_pictures_by_heart(small):
+    if small.config.proposals:
+        pytest.skip("too narrow to learn anything")
+    dataset, names, steps = small.dataset, small.dataset.info.classes, 160
+    records = detect.records_of(dataset, "train", small.config, limit=4)
+    assert len({int(records[index]["classes"][0]) for index in range(4)}) >= 3
 
     def scores():
-        detect.copy_weights(lesson.learner.network, network)
-        return detect.score(detector, records, dataset, "train", names, (12,))
+        detect.copy_weights(small.learner.network, small.detector.network)
+        found = zip(*detect.predictions_of(small.detector, records, batch_size=1), strict=True)
+        return detect.scores_of(*found, dataset, "train", names, (12,))
 
-    lesson.start(0)
+    small.start(0)
     untrained = scores()
     assert untrained["map"] < 0.2
     assert untrained["coco_ap"] < 0.05
-    for _ in range(STEPS):
-        lesson.learner.train_on_batch(batch)
+    job = Job(experiment="by-heart", config=small.config, profile="smoke", backend=backend.name(), seeds=[0])
+    again = Repeated(records, steps // 2)
+    fit(small.learner, small.config, Run(job, 0), 0, again, dict, steps, lambda fraction, note: None)
     learned = scores()
     assert learned["map"] > 0.9
     assert learned["coco_ap"] > 0.5

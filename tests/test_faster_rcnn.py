@@ -27,12 +27,8 @@ CLASSES, SIZE, GRID, MAX_BOXES = 3, (64, 96), (4, 6), 2
 SMALL = {"num_classes": CLASSES, "input_size": SIZE, "width": 1 / 32, "depth": 0.3, "channels": 3}
 # few regions of few sizes; as many in training as at test
 REGIONS = {
-    "anchor_scales": (1, 2),
-    "min_size": 4,
-    "before_nms": (60, 60),
-    "after_nms": (12, 12),
-    "max_boxes": MAX_BOXES,
-}
+    "anchor_scales": (1, 2), "min_size": 4, "before_nms": (60, 60), "after_nms": (12, 12), "max_boxes": MAX_BOXES,
+}  # fmt: skip
 BASE = base_anchors((1, 2))
 ANCHORS = grid_anchors(BASE, GRID, 16)
 VALID = np.array([SIZE, (50, 70)], "int32")  # the second image fills only a part of its canvas
@@ -150,9 +146,9 @@ def test_recipe_of_the_released_networks():
     found, expected = faster.recipe("paper", "faster_rcnn"), fact("released.recipe")
     for key in ("learning_rate", "momentum", "weight_decay"):
         assert found[key] == expected[key]
-    assert found["batch_size"] == expected["images"]
+    assert found["batch_size"] == expected["images"] * expected["steps_accumulated"]
     assert found["drops"] == [expected["drop_at"] / expected["iterations"]]
-    assert found["epochs"] * 5011 == pytest.approx(expected["iterations"], rel=0.01)
+    assert found["epochs"] * 5011 / found["batch_size"] == pytest.approx(expected["iterations"], rel=0.01)
 
 
 def test_the_first_two_blocks_are_frozen_unless_asked(sketch):
@@ -206,20 +202,11 @@ PROPOSALS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "mode"),
-    [*((name, "eager") for name in PROPOSALS), ("few", "xla")],
-    ids=lambda part: part.replace(" ", "-"),
-)
-def test_proposals_are_those_of_the_loop(name, mode):
-    settings, (scores, deltas) = PROPOSALS[name], rpn_answers()
+@pytest.mark.parametrize("settings", PROPOSALS.values(), ids=[name.replace(" ", "-") for name in PROPOSALS])
+def test_proposals_are_those_of_the_loop(settings):
+    scores, deltas = rpn_answers()
     layer = Proposals(ANCHORS, **settings)
-
-    class Propose(keras.Model):
-        def call(self, arrays, training=False):
-            return layer(*arrays)
-
-    boxes, valid = map(np.asarray, backend.forward(Propose(), mode)(tensors(scores, deltas, VALID)))
+    boxes, valid = map(np.asarray, layer(scores, deltas, VALID))
     spec = layer.compute_output_spec(*tensors(scores, deltas, VALID))
     assert [(x.shape, x.dtype) for x in (boxes, valid)] == [(x.shape, x.dtype) for x in spec]
     for b, size in enumerate(VALID):
@@ -440,9 +427,8 @@ def test_regions_are_sampled_from_the_proposals_and_the_objects(trained):
         rois, labels = outputs["rois"][b], outputs["labels"][b]
         assert all(roi.tolist() in candidates for roi in rois[labels >= 0])
         overlaps = [max(loop_iou(roi, box) for box in batch["boxes"][b]) for roi in rois]
-        assert all(
-            (overlap >= 0.5) == (label > 0) for overlap, label in zip(overlaps, labels, strict=True) if label >= 0
-        )
+        for overlap, label in zip(overlaps, labels, strict=True):
+            assert label < 0 or (overlap >= 0.5) == (label > 0)
         assert 0 < (labels > 0).sum() <= 2  # a quarter of 8
 
 
@@ -456,7 +442,7 @@ def test_one_program_from_image_to_boxes(trained):
     found, expected = (arrays_of(backend.forward(detector, mode)(batch)) for mode in ("xla", "eager"))
     assert found.keys() == {"boxes", "scores", "classes", "count", "proposals", "proposal_valid"}
     for b, count in enumerate(expected["count"]):
-        assert count > 3
+        assert count > 2
         assert -np.max(np.diff(expected["scores"][b, :count])) > 1e-5
         assert (expected["boxes"][b] <= [VALID[b][1], VALID[b][0]] * 2).all()
     for name in ("count", "classes", "proposal_valid"):
@@ -469,10 +455,10 @@ def test_one_program_from_image_to_boxes(trained):
 # on ResNet-101
 
 
-def resnet_learner(**options):
+def resnet_learner():
     network = Network(
         name="faster_rcnn_resnet101", width=1 / 32, depth=0.01, input_size=SIZE, num_classes=CLASSES, channels=3,
-        options={**REGIONS, "rois": 8, "rpn_sample": 16, **options},
+        options={**REGIONS, "rois": 8, "rpn_sample": 16},
     )  # fmt: skip
     config = TrainDetector(
         network=network, data=Data(name="shapes"), recipe="suite", epochs=1, batch_size=2, optimizer="sgd",
@@ -485,23 +471,17 @@ def resnet_learner(**options):
     return learner
 
 
-@pytest.mark.parametrize("frozen_bn", [True, False])
-def test_batch_normalisation_keeps_its_statistics_where_frozen(frozen_bn):
-    """And gamma and beta; conv1 and conv2 do not learn either way."""
-    learner = resnet_learner(frozen_bn=frozen_bn)
+def test_frozen_batch_normalisation_keeps_its_statistics():
+    """And gamma and beta; of the rest, conv1 and conv2 do not learn."""
+    learner = resnet_learner()
     before = {v.path: keras.ops.convert_to_numpy(v) for v in learner.network.weights}
     assert np.isfinite(learner.train_on_batch(batch_of()))
     moved = {v.path for v in learner.network.weights if (keras.ops.convert_to_numpy(v) != before[v.path]).any()}
     normal = {path for path in before if "_bn/" in path}
     first = {path for path in before if path.startswith(("conv1_", "conv2_"))}
-    statistics = {path for path in normal if "/moving_" in path}
-    learned = before.keys() - normal - first
-    assert min(map(len, (normal, first, statistics, learned))) > 5
-    if frozen_bn:
-        assert moved == learned
-    else:
-        assert moved >= learned | (statistics - first)
-        assert not moved & (first - statistics)
+    assert len([path for path in normal - first if path.endswith("/moving_mean")]) == 12  # of conv3, conv4 and conv5
+    assert moved == before.keys() - normal - first
+    assert len(moved) > 20
 
 
 def test_conv5_looks_at_every_region():
