@@ -100,7 +100,7 @@ def test_official_means_the_published_counts_format_and_size(folder, monkeypatch
         (b"\x89PNG\r\n", ["line 1"]),
         (b"2007_000032\n2007_000039\n2007_000032\n", ["2007_000032", "line 1", "line 3"]),
         (b"2007_000032\n2012_000001\n2012_000002\n", ["2012_000001.jpg", "like 3 more"]),
-        (None, ["cannot read"]),
+        (None, ["does not exist"]),
     ],
 )
 def test_bad_lists_are_named(folder, content, parts):

@@ -71,7 +71,8 @@ def _training(entry: Pool) -> dict[str, str]:
     if not loss:
         return {}
     augment = ", ".join(settings(config.get("augment") or {})) or "none"
-    return {"loss": loss, "augment": augment, "batch": str(config.get("batch_size") or "")}
+    batch, rate = (config.get(name) for name in ("batch_size", "learning_rate"))
+    return {"loss": loss, "augment": augment, "batch": str(batch or ""), "rate": f"{rate:g}" if rate else ""}
 
 
 def _accuracy_row(entry: Pool, task: str, footnotes: list[str]) -> Row:
@@ -94,7 +95,7 @@ def _accuracy_row(entry: Pool, task: str, footnotes: list[str]) -> Row:
     values |= {"init": init or None, "epochs": first.epochs, "images_seen": max(seen), "machines": machines}
     values |= {"seeds": " ".join(map(str, entry.seeds)), "machines_agree": agrees or None}
     values |= dict(zip(("image_height", "image_width"), canvas_of(first), strict=True))
-    values |= {name: _training(entry).get(name) for name in ("loss", "augment")}
+    values |= {name: _training(entry).get(name) for name in ("loss", "augment", "rate")}
     for name in ("name", "split", "official", "note", "fingerprint"):
         values["dataset" if name == "name" else f"dataset_{name}"] = getattr(data, name, None)
     paper = facts.published(first.model, data.name, data.split)[:1] if data and data.official else []

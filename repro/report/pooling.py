@@ -303,7 +303,7 @@ def heading(scale: str, text: str) -> str:
 
 
 SETUP = columns("padding*", "width*", "input*", "backend*", "precision*", "hardware*")
-TRAINING = columns("loss*", "augment:augmentation*", "batch:batch size*")
+TRAINING = columns("loss*", "augment:augmentation*", "batch:batch size*", "rate:learning rate*")
 CODE = columns("code")
 
 
