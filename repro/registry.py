@@ -47,6 +47,7 @@ _TABLE = (
                  backbone="googlenet"),
     Architecture("segnet", "segnet", "segmentation", "repro.models.segnet", "segnet", (360, 480), 11,
                  variants=_BOTH, backbone="vgg16"),
+    Architecture("unet", "unet", "segmentation", "repro.models.unet", "unet", (572, 572), 2, channels=1),
     Architecture("rcnn", "rcnn", "detection", "repro.models.rcnn", "rcnn", (224, 224), 20, backbone="vgg16"),
     Architecture("fast_rcnn", "fast_rcnn", "detection", "repro.models.fast_rcnn", "fast_rcnn", (600, 1000), 20,
                  auxiliary=True, backbone="vgg16"),
@@ -54,7 +55,6 @@ _TABLE = (
                  auxiliary=True, backbone="vgg16"),
     Architecture("faster_rcnn_resnet101", "faster_rcnn", "detection", "repro.models.faster_rcnn",
                  "faster_rcnn_resnet101", (600, 1000), 20, auxiliary=True, backbone="resnet101"),
-    Architecture("unet", "unet", "segmentation", "repro.models.unet", "unet", (572, 572), 2, channels=1),
 )  # fmt: skip
 ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in _TABLE}
 

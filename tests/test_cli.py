@@ -26,7 +26,9 @@ from repro.harness.record import Result, read_results
 
 FCNS = ["fcn32s", "fcn16s", "fcn8s"]
 MODELS = ["vgg16", "googlenet", "resnet101", *FCNS, "fcn_googlenet", "segnet", "unet"]
-DATASETS = ["shapes", "camvid", "isbi2012", "dubai", "voc2012_seg", "oxford_iiit_pet", "cityscapes", "tiny_imagenet"]
+MODELS += ["rcnn", "fast_rcnn", "faster_rcnn", "faster_rcnn_resnet101"]
+DATASETS = ["shapes", "camvid", "isbi2012", "dubai", "voc2012_seg", "voc2007", "voc2012", "bccd", "coco2017"]
+DATASETS += ["voc2007_tfds", "voc2012_tfds", "coco2017_tfds", "oxford_iiit_pet", "cityscapes", "tiny_imagenet"]
 DATASETS += ["imagenette", "imagenet2012"]
 CARD = {
     "model": "fcn8s", "variant": None, "width": 1 / 32, "depth": 0.3, "input_size": [32, 32], "num_classes": 8,
