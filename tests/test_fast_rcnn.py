@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import parity_worker
 import pytest
+from nms_worker import in_mode
 from parity_worker import fill, learner_of, numbers, values_and_gradients
 from test_box_losses import loop_smooth_l1
 from test_boxes import loop_decode, loop_encode, loop_iou
@@ -384,13 +385,8 @@ SETTINGS = {
 @pytest.mark.parametrize(("name", "mode"), [*((name, "eager") for name in SETTINGS), ("few", "xla")])
 def test_detections_are_those_of_the_loop(name, mode):
     settings, (outputs, batch) = SETTINGS[name], answers()
-
-    class Decode(keras.Model):
-        def call(self, arrays, training=False):
-            return fast.detect(arrays["outputs"], arrays["batch"], **settings)
-
-    arrays = {"outputs": tensors_of(outputs), "batch": tensors_of(batch)}
-    found = arrays_of(backend.forward(Decode(), mode)(arrays))
+    detect = in_mode(lambda outputs, batch: fast.detect(outputs, batch, **settings), mode)
+    found = arrays_of(detect(tensors_of(outputs), tensors_of(batch)))
     expected = loop_detect(outputs, batch, **settings)
     assert found["count"].tolist() == [len(rows) for rows in expected]
     assert min(found["count"]) > 2
