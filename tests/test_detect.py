@@ -203,9 +203,8 @@ def test_another_seed_learns_something_else(small):
     assert any((a != b).any() for a, b in zip(*small.starts, strict=True))
 
 
+@pytest.mark.parametrize("small", ["fast_rcnn"], indirect=True)
 def test_the_recall_of_selective_search_is_that_of_its_proposals(small):
-    if not small.config.proposals:
-        pytest.skip("this network proposes regions itself")
     found = proposals_of(small.dataset, "test", "fast", 12, **SEARCH)
     expected = proposal_recall([found[0]], [detect.truth_of(small.dataset, "test", 0)[0]], counts=COUNTS)
     assert [result.metrics["recall"] for result in small.results] == [expected] * 2
@@ -269,9 +268,8 @@ class Repeated:
         return self._records[index % len(self._records)]
 
 
+@pytest.mark.parametrize("small", ["faster_rcnn"], indirect=True)
 def test_learns_four_pictures_by_heart(small):
-    if small.config.proposals:
-        pytest.skip("too narrow to learn anything")
     dataset, names, steps = small.dataset, small.dataset.info.classes, 160
     records = detect.records_of(dataset, "train", small.config, limit=4)
     assert len({int(records[index]["classes"][0]) for index in range(4)}) >= 3

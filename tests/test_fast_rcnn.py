@@ -459,7 +459,7 @@ def test_one_program_from_image_to_boxes():
     np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=1e-2)
 
 
-def test_boxes_keep_their_pixels_in_mixed_precision(precision):
+def test_detecting_sees_whole_pixels_in_mixed_precision(precision):
     """In bfloat16 x = 1003 would be 1004: proposals must reach pooling and decoding as they are."""
     precision("mixed_bfloat16")
     network = registry.build("fast_rcnn", **SMALL, proposals=4)
@@ -473,6 +473,15 @@ def test_boxes_keep_their_pixels_in_mixed_precision(precision):
     image = np.zeros((1, *SIZE, 3), "uint8")
     Detector(network, detect, {})({"image": image, "proposals": proposals})
     np.testing.assert_array_equal(keras.ops.cast(seen["proposals"], "float32"), proposals)
+
+
+def test_training_sees_whole_pixels_in_mixed_precision(precision):
+    precision("mixed_bfloat16")
+    options = {"proposals": 12, "max_boxes": 3, "rois": 8}
+    batch = parity_worker.batch_of("fast_rcnn")
+    seen = learner_of("fast_rcnn", options, optimizer="sgd", learning_rate=0.1)(batch)["batch"]
+    for name in ("boxes", "proposals"):
+        np.testing.assert_array_equal(keras.ops.cast(seen[name], "float32"), batch[name])
 
 
 # its compression

@@ -18,7 +18,10 @@ def fit_boxes(sample: Sample, size: tuple[int, int], max_boxes: int) -> dict[str
     """An image in `size`, padded at the bottom and the right, with the objects that may be learned from.
 
     image uint8 [h,w,C], valid_size and original_size int32 [2], boxes float32 [M,4] in pixels of the canvas, classes
-    int32 [M], -1 = padding. Difficult and crowd objects are left out. Raises ReproError for more than M objects."""
+    int32 [M], -1 = padding. Difficult and crowd objects are left out. Raises ReproError for more than M objects,
+    and where a data set has none at all."""
+    if sample.boxes is None or sample.classes is None:
+        raise ReproError(f"{sample.image_id} has no boxes", "give a data set for detection, see `repro list datasets`")
     record = letterbox(dataclasses.replace(sample, semantic=None, pixel_weight=None), size)
     original = np.asarray(sample.image.shape[:2], "int32")
     kept = np.ones(len(sample.classes), bool)

@@ -37,7 +37,7 @@ class DetectorLearner(Learner):
 
     def __init__(self, *settings: Any, batch_size: int) -> None:
         super().__init__(*settings)
-        self.batch_size = batch_size
+        self.batch_size, self.autocast = batch_size, False  # boxes in bfloat16 would be off by pixels
 
     def call(self, batch, training=False):
         """Outputs of the network, and the batch as it was augmented."""
@@ -54,8 +54,9 @@ class Detector(keras.Model):
     """A network and its decoding as one model: a batch to final boxes, and to proposals where it makes them."""
 
     def __init__(self, network: keras.Model, detect: Callable[..., dict], options: dict[str, Any]) -> None:
-        super().__init__(name="detector")
+        super().__init__(name="detector", autocast=False)  # boxes in bfloat16 would be off by pixels
         self.network, self._detect, self._options = network, detect, options
+        self.built = True  # all it has is built, and JAX asks
 
     def call(self, batch, training=False):
         outputs = self.network(inputs_of(self.network, batch), training=training)

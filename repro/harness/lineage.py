@@ -41,6 +41,7 @@ class Head(keras.Model):
         super().__init__(name="head")
         pooled = network.get_layer("roi_pool").output
         self.inner = keras.Model(pooled, {name: network.output[name] for name in ("scores", "deltas")})
+        self.built = True  # JAX asks
 
     def call(self, pooled, training=False):
         return self.inner(pooled, training=training)
@@ -50,8 +51,9 @@ class Call(keras.Model):
     """A function of tensors as a model, so that it is compiled like one."""
 
     def __init__(self, function: Callable[[dict], Any]) -> None:
-        super().__init__(name="call")
+        super().__init__(name="call", autocast=False)
         self.function = function
+        self.built = True  # JAX asks
 
     def call(self, inputs, training=False):
         return self.function(inputs)

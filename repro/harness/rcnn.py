@@ -97,8 +97,9 @@ class Decode(keras.Model):
     """SVM scores and box deltas of one image's proposals to its detections."""
 
     def __init__(self, max_detections: int, threshold: float) -> None:
-        super().__init__(name="decode")
+        super().__init__(name="decode", autocast=False)
         self.max_detections, self.threshold = max_detections, threshold
+        self.built = True  # it has no weights, and JAX asks
 
     def call(self, inputs, training=False):
         """proposals [1,P,4], deltas [1,P,K,4], scores [1,P,K] (-inf = padding), size [1,2] (height, width)."""

@@ -210,6 +210,8 @@ def compress(network: keras.Model, target: keras.Model) -> None:
             inner = target.get_layer(f"{layer.name}_v")
             left, values, right = np.linalg.svd(kernel, full_matrices=False)
             rank = inner.units
+            if rank > len(values):
+                raise ReproError(f"{layer.name} cannot be compressed to {rank}", f"give at most {len(values)} in svd")
             inner.set_weights([left[:, :rank] * values[:rank]])
             layer.set_weights([right[:rank], bias])
         elif layer.weights and not layer.name.endswith("_v"):

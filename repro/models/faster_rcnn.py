@@ -35,6 +35,7 @@ DEVIATIONS = (
     *fast.DEVIATIONS,
     "the box loss of the RPN is the released one, smooth L1 with its knee at 1/9 over the 256 sampled anchors; Eq. 1 "
     "has its knee at 1, divides by about 2400 positions and weighs by 10",
+    "proposals are at least 16 pixels wide and high on the canvas; in the released networks, in the original image",
     "background regions have an IoU in [0, 0.5), as the released networks trained end to end; the paper names no bound",
 )
 
