@@ -45,6 +45,7 @@ class Oracle(keras.Model):
     def __init__(self, shift=0.0):
         super().__init__(name="oracle")
         self.shift = shift
+        self.built = True
 
     def call(self, batch, training=False):
         real = batch["classes"] >= 0

@@ -133,7 +133,7 @@ def train_rcnn(job: Job, progress: Progress) -> None:
     test = Images(dataset, data.test, config, config.test_limit)
     learner = None
     for done, seed in enumerate(job.seeds):
-        run, started = Run(job, seed), time.perf_counter()
+        run = Run(job, seed)
         records = RegionRecords(train, seed)
         steps = max(1, round(config.epochs * len(records) / config.batch_size))
         fresh = make_learner(config, len(names), seed, steps, dataset.info.channels)
@@ -149,7 +149,7 @@ def train_rcnn(job: Job, progress: Progress) -> None:
 
         history = fit(learner, config, run, seed, records, dict, steps, lambda at, note: report(0.5 * at, note))
         copy_weights(learner.network, network)
-        seconds = {"fine-tuning": time.perf_counter() - started}
+        seconds = {"fine-tuning": sum(history["seconds"])}  # what an interrupted run did before, too
         folder = run.folder / "features"
         try:
             solved = solve(network, train, names, folder, seconds, lambda at, note: report(0.5 + 0.2 * at, note))

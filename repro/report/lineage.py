@@ -13,6 +13,7 @@ from repro.report.pooling import (
     Pool,
     accuracy_pools,
     data_title,
+    estimate,
     heading,
     model_title,
     pooled_timing,
@@ -119,7 +120,9 @@ def lineage_sections(results: Sequence[Result], current: CodeHash | None) -> lis
         )
         if rows:
             notes = protocol_notes(chosen, "L")
-            counts = {r.metrics["images"]: r.metrics["proposals"] for entry in chosen for r in entry.results}
+            counts: dict[int, list[int]] = {}
+            for result in (r for entry in chosen for r in entry.results):
+                counts.setdefault(result.metrics["images"], []).extend(result.metrics["proposals"])
             notes += [
                 f"{count} image{'s' if count > 1 else ''}, {min(found)} to {max(found)} proposals each."
                 for count, found in counts.items()
@@ -149,7 +152,7 @@ def _training_sections(results: Sequence[Result], current: CodeHash | None) -> l
             "seeds": str(len(entry.seeds)), "training": number(mean),
             "parts": ", ".join(f"{name} {number(value)}" for name, value in parts.items()),
             "each": number(mean / images), "disk": number(disk) if disk else "0",
-            "map": number(100 * first.metrics["map"]),
+            "map": estimate(entry.results, lambda r: r.metrics["map"]).percent(),
         }  # fmt: skip
         values |= {"training_seconds": mean, "train_images": images, "feature_kib": disk}
         groups.setdefault(first.scale, []).append(Row(cells["id"], cells, values, entry.files))
@@ -229,19 +232,23 @@ def recall_sections(results: Sequence[Result], current: CodeHash | None) -> list
         )
         rows = []
         for entry in chosen:
-            found = entry.first.metrics["recall"]
-            for level, values in {**found["recall"], "0.5 to 0.95": found["average_recall"]}.items():
+            for level in _recalls(entry.first):
                 cells = {"id": entry.row_id("D"), "model": model_title(entry.first), "data": data_title(entry.first)}
                 cells |= {
                     "by": proposer_of(entry.first),
                     "iou": level,
                     "code": "stale" if entry.code == "stale" else "",
                 }
-                cells |= {
-                    f"n{count}": "" if value is None else f"{100 * value:.1f}"
-                    for count, value in zip(found["counts"], values, strict=True)
-                }
+                for place, count in enumerate(entry.first.metrics["recall"]["counts"]):
+                    mean = estimate(entry.results, lambda r, at=(level, place): _recalls(r)[at[0]][at[1]])
+                    cells[f"n{count}"] = mean.percent() if mean else ""
                 rows.append(Row(cells["id"], cells, {}, entry.files))
         if rows:
             sections.append(Section(heading(scale, "Recall % of proposals"), shown, tuple(rows), csv=False))
     return sections
+
+
+def _recalls(result: Result) -> dict[str, list[float | None]]:
+    """Recall by IoU, a figure for each number of proposals."""
+    found = result.metrics["recall"]
+    return {**found["recall"], "0.5 to 0.95": found["average_recall"]}
