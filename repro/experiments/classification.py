@@ -23,7 +23,7 @@ IMAGENET = Data(name="imagenet2012", test="val")
 _TITLES = {"vgg16": "VGG-16", "googlenet": "GoogLeNet"}
 
 _SMOKE = dict(
-    ADAMW, epochs=12, batch_size=32, learning_rate=2e-3, augment={"flip": True, "jitter": 4}, val_every=4
+    ADAMW, epochs=10, batch_size=32, learning_rate=2e-3, augment={"flip": True, "jitter": 4}, val_every=4
 )  # fmt: skip
 _NARROW = dict(
     ADAMW, epochs=20, batch_size=64, learning_rate=2e-3, augment={"flip": True, "jitter": 6}, val_every=5

@@ -112,7 +112,7 @@ _NARROW_CAMVID = dict(ADAMW, batch_size=8, learning_rate=1e-3, augment=_DRIVING)
 _LAB = (
     *_family(
         "shapes", "on generated pictures, narrow", "smoke", SHAPES,
-        {"width": 1 / 8, "depth": 0.5, "input_size": (64, 64)}, _SMOKE, epochs=18, seconds=60, value=70,
+        {"width": 1 / 8, "depth": 0.5, "input_size": (64, 64)}, _SMOKE, epochs=15, seconds=60, value=70,
     ),
     *_family(
         "camvid-narrow", "on CamVid at 120x160, an eighth of the width", "lab", CAMVID,
