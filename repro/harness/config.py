@@ -92,6 +92,17 @@ class TrainRCNN(TrainDetector, tag="train_rcnn"):
     num_proposals: int = 2000
 
 
+class TrainYolo(TrainDetector, tag="train_yolo"):
+    """Train a network of the YOLO line; the fields of `TrainDetector`, and more.
+
+    sizes: sides of the square images that training changes between every `size_steps` steps (YOLO v2, Section 2); ()
+    is one size. burn_in: share of the run in which the rate of schedules "constant" and "step" grows."""
+
+    sizes: tuple[int, ...] = ()
+    size_steps: int = 10
+    burn_in: float = 0.0
+
+
 class Evaluate(Config, tag="evaluate"):
     """Score the weights of a file on the test split."""
 
@@ -146,6 +157,42 @@ class Lineage(Config, tag="lineage"):
     seconds: float = 60.0
 
 
+class DetectorSpeed(Config, tag="detector_speed"):
+    """Time whole detectors with random weights in one run: the network, its decoding with non-maximum suppression, and
+    all of it as one program; the best of `batches`."""
+
+    networks: tuple[Network, ...]
+    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    precision: str = "float32"
+    warmup: int = 10
+    repetitions: int = 50
+    seconds: float = 60.0
+
+
+class Anchors(Config, tag="anchors"):
+    """Cluster the sizes of a data set's boxes under 1 - IoU (YOLO v2, Section 2), for each k; `size`: (height, width)
+    images are fitted into."""
+
+    data: Data
+    size: tuple[int, int]
+    ks: tuple[int, ...] = tuple(range(1, 16))
+    restarts: int = 10
+
+
+class Operations(Config, tag="operations"):
+    """Time operations beside other libraries' on the same inputs. `sizes`: of the inputs; `data` and `images`: what
+    selective search looks at."""
+
+    part: Literal["nms", "roi", "selective_search"]
+    sizes: dict[str, Any] = {}
+    data: Data | None = None
+    images: int = 40
+    precision: str = "float32"
+    warmup: int = 10
+    repetitions: int = 50
+    seconds: float = 60.0
+
+
 class Peer(Config, tag="peer"):
     """Time VGG-16's convolutional part beside other libraries' and compare the outputs for equal weights."""
 
@@ -161,7 +208,10 @@ class Inspect(Config, tag="inspect"):
     """Describe every architecture of the registry."""
 
 
-AnyConfig = Train | TrainDetector | TrainRCNN | Evaluate | Majority | Speed | Lineage | Peer | Inspect
+AnyConfig = (
+    Train | TrainDetector | TrainRCNN | TrainYolo | Evaluate | Majority | Speed | Lineage | DetectorSpeed | Anchors
+    | Operations | Peer | Inspect
+)  # fmt: skip
 
 
 def network_of(config: AnyConfig) -> Network | None:

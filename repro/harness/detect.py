@@ -119,8 +119,16 @@ def compiled_learner(
     return learner
 
 
-def train_detector(job: Job, progress: Progress) -> None:
-    """Run every seed of a job; the step compiles once. Writes one result a seed."""
+def train_detector(
+    job: Job,
+    progress: Progress,
+    make: Callable[..., DetectorLearner] | None = None,
+    start: Callable[..., Any] | None = None,
+) -> None:
+    """Run every seed of a job; the step compiles once. Writes one result a seed.
+
+    `make` and `start`: what stands in for `make_learner` and `start_of`."""
+    make, start_from = make or make_learner, start or start_of
     config: TrainDetector = job.config
     tf32 = backend.set_precision(config.precision)
     dataset = open_dataset(config.data.name, **config.data.options)
@@ -138,8 +146,8 @@ def train_detector(job: Job, progress: Progress) -> None:
     module, learner, detector = registry.module_of(config.network.name), None, None
     for done, seed in enumerate(job.seeds):
         run = Run(job, seed)
-        fresh = make_learner(config, names, seed, steps, records[data.train])
-        start = start_of(fresh.network, job, seed)
+        fresh = make(config, names, seed, steps, records[data.train])
+        start = start_from(fresh.network, job, seed)
         if learner is None:
             learner = fresh
             network = build(config.network, len(names), dataset.info.channels, "infer")

@@ -88,6 +88,9 @@ def lineage(job: Job, progress: Progress) -> None:
     run.finish(
         scale=scale_of(config),
         model="rcnn",
+        width=config.width,
+        depth=config.depth,
+        input_size=config.canvas,
         metrics={"images": config.images, "proposals": sizes, "canvas": list(config.canvas)},
         protocol={
             **PROTOCOL,

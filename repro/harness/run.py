@@ -16,17 +16,21 @@ from repro.files import canonical_hash
 from repro.harness import machine
 from repro.harness.codehash import code_hash
 from repro.harness.config import (
+    Anchors,
     AnyConfig,
+    DetectorSpeed,
     Evaluate,
     Inspect,
     Lineage,
     Majority,
     Network,
+    Operations,
     Peer,
     Speed,
     Train,
     TrainDetector,
     TrainRCNN,
+    TrainYolo,
     network_of,
 )
 from repro.harness.record import SCHEMA_VERSION, Dataset, Record, Result, Xla, read_result, write_result
@@ -35,10 +39,14 @@ _KINDS = {
     Train: "train",
     TrainDetector: "train",
     TrainRCNN: "train",
+    TrainYolo: "train",
     Evaluate: "eval",
     Majority: "eval",
     Speed: "speed",
     Lineage: "speed",
+    DetectorSpeed: "speed",
+    Anchors: "inspect",
+    Operations: "peer",
     Peer: "peer",
     Inspect: "inspect",
 }
@@ -46,10 +54,14 @@ _HARNESS = {
     Train: ("repro.harness.train",),
     TrainDetector: ("repro.harness.detect", "repro.harness.alternating"),
     TrainRCNN: ("repro.harness.rcnn",),
+    TrainYolo: ("repro.harness.yolo",),
     Evaluate: ("repro.harness.train",),
     Majority: ("repro.harness.majority",),
     Speed: ("repro.harness.speed",),
     Lineage: ("repro.harness.lineage", "repro.models.faster_rcnn"),
+    DetectorSpeed: ("repro.harness.detector_speed",),
+    Anchors: ("repro.harness.anchors",),
+    Operations: ("repro.harness.operations",),
     Peer: ("repro.harness.peer",),
     Inspect: ("repro.harness.inspection",),
 }
@@ -89,7 +101,12 @@ def modules_of(config: AnyConfig) -> set[str]:
     modules = set(_HARNESS[type(config)])
     network, data = network_of(config), getattr(config, "data", None)
     if network:
-        modules.add(registry.architecture(network.name).module)
+        entry = registry.architecture(network.name)
+        modules.add(entry.module)
+        if isinstance(config, Evaluate) and entry.task == "detection":
+            modules = modules - set(_HARNESS[Evaluate]) | {"repro.harness.detect_eval"}
+    if isinstance(config, DetectorSpeed):
+        modules |= {registry.architecture(network.name).module for network in config.networks}
     if isinstance(config, Inspect):
         modules |= {entry.module for entry in registry.ARCHITECTURES.values()}
     if isinstance(config, Peer):
@@ -212,7 +229,8 @@ class Run:
 
 
 def _label(config: AnyConfig) -> str:
-    return {Majority: "majority", Peer: "vgg16", Inspect: "architectures", Lineage: "rcnn"}.get(type(config), "unknown")
+    names = {Majority: "majority", Peer: "vgg16", Inspect: "architectures", Lineage: "rcnn", DetectorSpeed: "detectors"}
+    return names.get(type(config), type(config).__name__.lower())
 
 
 def dataset_of(dataset: Any, split: str) -> Dataset:

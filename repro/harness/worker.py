@@ -10,9 +10,24 @@ from pathlib import Path
 
 import msgspec
 
-from repro import backend
+from repro import backend, registry
 from repro.errors import NoDataError, ReproError
-from repro.harness.config import Evaluate, Inspect, Lineage, Majority, Peer, Speed, Train, TrainDetector, TrainRCNN
+from repro.harness.config import (
+    Anchors,
+    AnyConfig,
+    DetectorSpeed,
+    Evaluate,
+    Inspect,
+    Lineage,
+    Majority,
+    Operations,
+    Peer,
+    Speed,
+    Train,
+    TrainDetector,
+    TrainRCNN,
+    TrainYolo,
+)
 from repro.harness.run import Job, Run, find, results_of
 
 # kept apart by type so that a process imports only what its job needs
@@ -20,10 +35,14 @@ _WORK = {
     Train: "repro.harness.train:train",
     TrainDetector: "repro.harness.detect:train_detector",
     TrainRCNN: "repro.harness.rcnn:train_rcnn",
+    TrainYolo: "repro.harness.yolo:train_yolo",
     Evaluate: "repro.harness.train:evaluate_weights",
     Majority: "repro.harness.majority:majority",
     Speed: "repro.harness.speed:speed",
     Lineage: "repro.harness.lineage:lineage",
+    DetectorSpeed: "repro.harness.detector_speed:detector_speed",
+    Anchors: "repro.harness.anchors:anchor_clusters",
+    Operations: "repro.harness.operations:operations",
     Peer: "repro.harness.peer:peer",
     Inspect: "repro.harness.inspection:inspect_all",
 }
@@ -41,8 +60,14 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
 def execute(job: Job, progress: Callable[[float, str], None]) -> None:
     """Do every seed of a job in this process. Raises whatever goes wrong."""
     backend.select(job.backend)
-    module, _, function = _WORK[type(job.config)].partition(":")
+    module, _, function = _work_of(job.config).partition(":")
     getattr(importlib.import_module(module), function)(job, progress)
+
+
+def _work_of(config: AnyConfig) -> str:
+    if isinstance(config, Evaluate) and registry.architecture(config.network.name).task == "detection":
+        return "repro.harness.detect_eval:evaluate_detector"
+    return _WORK[type(config)]
 
 
 def main() -> int:
