@@ -5,13 +5,25 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from repro import registry
 from repro.data.base import dataset_class, open_dataset
 from repro.data.images import find_images, probe
 from repro.errors import ReproError, unknown_name
 from repro.experiments.base import Experiment
 from repro.harness import checkpoint
-from repro.harness.config import AnyConfig, Data, Evaluate, Network, Speed, Train
+from repro.harness.config import (
+    AnyConfig,
+    Data,
+    Evaluate,
+    Network,
+    Speed,
+    Train,
+    TrainDetector,
+    TrainRCNN,
+    TrainYolo,
+)
 
 
 def _experiment(name: str, about: str, config: AnyConfig) -> Experiment:
@@ -63,17 +75,34 @@ def training(
             optimizer="adamw", weight_decay=1e-4, schedule="cosine", warmup=0.05, clip_norm=1.0,
             augment={"flip": True}, **budget,
         )  # fmt: skip
-    config = Train(
+    kind, extra = _kind_of(entry)
+    if init == "random" and kind in (TrainDetector, TrainRCNN):  # what is frozen would stay random
+        residual = entry.backbone == "resnet101"
+        thawed = {"frozen_stages": 0, "frozen_bn": False} if residual else {"frozen_blocks": 0}
+        wanted = msgspec.structs.replace(wanted, options={**wanted.options, **thawed})
+    config = kind(
         network=wanted,
         data=_data(info, size),
         init=init,
         precision=precision,
         **settings,
+        **extra,
     )
     for label in ("epochs", "batch_size", "learning_rate"):
         if not 0 < getattr(config, label) < math.inf:
             raise ReproError(f"{label} {getattr(config, label):g} is impossible", "give a number above 0")
     return _experiment(f"train-{name}-{data}", f"{name} on {data}", config)
+
+
+def _kind_of(entry: registry.Architecture) -> tuple[type[Train], dict[str, Any]]:
+    """The kind of training an architecture takes, and the settings of it that the command line does not ask for."""
+    if entry.task != "detection":
+        return Train, {}
+    if entry.paper.startswith("yolo"):
+        return TrainYolo, {}
+    if entry.name == "rcnn":
+        return TrainRCNN, {"proposals": "fast"}
+    return TrainDetector, {"proposals": "fast"} if entry.name == "fast_rcnn" else {}
 
 
 def network_from(name: str, weights: Path) -> tuple[Network, dict[str, Any]]:

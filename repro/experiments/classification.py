@@ -1,12 +1,13 @@
 """Classification presets.
 
 shapes-*               smoke  15 to 30 s each on 2 cores
-tiny-imagenet-narrow-* lab    Tiny-ImageNet, an eighth of the width: minutes a seed on 2 cores, run by name
+tiny-imagenet-narrow-* lab    Tiny-ImageNet, an eighth of the width, half the depth: minutes a seed on 2 cores, run by name
 tiny-imagenet-*        lab    Tiny-ImageNet at full width: the start that `--init tiny` means; minutes on one GPU
 imagenette-*           lab    some minutes each on one GPU
 imagenet2012-*         paper  days on one GPU; the paper's centre crop of VGG-16 reaches 71.5 % top-1
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from repro.experiments.base import ADAMW, Experiment
@@ -20,13 +21,16 @@ SHAPES = Data(
 TINY = Data(name="tiny_imagenet", test="val")
 IMAGENETTE = Data(name="imagenette", test="val")
 IMAGENET = Data(name="imagenet2012", test="val")
-_TITLES = {"vgg16": "VGG-16", "googlenet": "GoogLeNet"}
+_TITLES = {
+    "vgg16": "VGG-16", "googlenet": "GoogLeNet", "resnet101": "ResNet-101", "extraction": "YOLO v1's classifier",
+    "darknet19": "Darknet-19", "darknet53": "Darknet-53",
+}  # fmt: skip
 
 _SMOKE = dict(
     ADAMW, epochs=10, batch_size=32, learning_rate=2e-3, augment={"flip": True, "jitter": 4}, val_every=4
 )  # fmt: skip
 _NARROW = dict(
-    ADAMW, epochs=6, batch_size=64, learning_rate=2e-3, augment={"flip": True, "jitter": 6}, val_every=3
+    ADAMW, epochs=12, batch_size=64, learning_rate=1.5e-3, augment={"flip": True, "jitter": 6}, val_every=6
 )  # fmt: skip
 _TINY = dict(
     ADAMW, epochs=60, batch_size=256, learning_rate=1e-3, augment={"flip": True, "jitter": 6}, val_every=10,
@@ -44,6 +48,18 @@ _PAPER = {
     "googlenet": dict(
         recipe="paper", epochs=60, batch_size=32, optimizer="sgd", learning_rate=1e-2, momentum=0.9,
         weight_decay=2e-4, schedule="cosine", augment={"flip": True},
+    ),
+    "resnet101": dict(
+        recipe="paper", epochs=120, batch_size=256, optimizer="sgd", learning_rate=0.1, momentum=0.9,
+        weight_decay=1e-4, schedule="step", drops=(1 / 3, 2 / 3), augment={"flip": True},
+    ),
+    "darknet19": dict(
+        recipe="paper", epochs=160, batch_size=128, optimizer="sgd", learning_rate=0.1, momentum=0.9,
+        weight_decay=5e-4, schedule="cosine", augment={"flip": True},
+    ),
+    "darknet53": dict(
+        recipe="paper", epochs=80, batch_size=128, optimizer="sgd", learning_rate=0.1, momentum=0.9,
+        weight_decay=5e-4, schedule="cosine", augment={"flip": True},
     ),
 }  # fmt: skip
 
@@ -79,18 +95,19 @@ def _family(
     return [baseline, *nets]
 
 
-def _alike(recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return dict.fromkeys(_TITLES, recipe)
+def _alike(recipe: dict[str, Any], names: Iterable[str] = _TITLES) -> dict[str, dict[str, Any]]:
+    return dict.fromkeys(names, recipe)
 
 
 PRESETS = (
     *_family(
         "shapes", "on generated pictures of one object, narrow", "smoke", SHAPES,
-        {"width": 1 / 8, "depth": 0.5, "input_size": (64, 64)}, _alike(_SMOKE), seconds=30, value=60,
+        {"width": 1 / 8, "depth": 0.5, "input_size": (64, 64)}, _alike(_SMOKE, ("vgg16", "googlenet")), seconds=30,
+        value=60,
     ),
     *_family(
-        "tiny-imagenet-narrow", "on Tiny-ImageNet, an eighth of the width", "lab", TINY,
-        {"width": 1 / 8, "input_size": (64, 64)}, _alike(_NARROW), seconds=150, value=26, seeds=3, by_name=True,
+        "tiny-imagenet-narrow", "on Tiny-ImageNet, an eighth of the width, half the depth", "lab", TINY,
+        {"width": 1 / 8, "depth": 0.5, "input_size": (64, 64)}, _alike(_NARROW), seconds=300, value=26, seeds=3, by_name=True,
     ),
     *_family(
         "tiny-imagenet", "on Tiny-ImageNet", "lab", TINY, {"input_size": (64, 64)}, _alike(_TINY),
@@ -98,7 +115,7 @@ PRESETS = (
     ),
     *_family(
         "imagenette", "on Imagenette, from ImageNet weights where they can be had", "lab", IMAGENETTE, {},
-        _alike(_IMAGENETTE), seconds=600, value=60, inits={"vgg16": "imagenet"},
+        _alike(_IMAGENETTE, ("vgg16", "googlenet")), seconds=600, value=60, inits={"vgg16": "imagenet"},
     ),
     *_family(
         "imagenet2012", "with the paper's recipe on ImageNet", "paper", IMAGENET, {}, _PAPER, seconds=400_000, value=60,

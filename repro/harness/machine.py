@@ -1,7 +1,9 @@
 """What machine, what packages, what state of the code a run had."""
 
+import contextlib
 import functools
 import importlib.metadata
+import os
 import platform
 import subprocess
 import uuid
@@ -15,7 +17,7 @@ from repro.harness.record import Machine
 
 PACKAGES = (
     "tensorflow", "keras", "jax", "jaxlib", "keras-cv", "tensorflow-datasets", "torch", "torchvision", "numpy",
-    "grain", "opencv-python-headless", "repro",
+    "grain", "opencv-contrib-python-headless", "repro",
 )  # fmt: skip
 
 
@@ -39,7 +41,11 @@ def capture() -> Machine:
 def _clone_id() -> str:
     path = paths.runs_dir() / "clone-id"
     if not path.exists():
-        atomic_write(path, uuid.uuid4().hex.encode())
+        own = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
+        atomic_write(own, uuid.uuid4().hex.encode())
+        with contextlib.suppress(FileExistsError):  # of two first processes, one names the clone
+            os.link(own, path)
+        own.unlink()
     return path.read_text()
 
 
