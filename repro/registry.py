@@ -37,6 +37,12 @@ _TABLE = (
                  auxiliary=True, backbone="googlenet"),
     Architecture("resnet101", "resnet101", "classification", "repro.models.resnet", "resnet101", (224, 224), 1000,
                  backbone="resnet101"),
+    Architecture("darknet19", "yolov2", "classification", "repro.models.darknet", "darknet19", (224, 224), 1000,
+                 backbone="darknet19"),
+    Architecture("darknet53", "yolov3", "classification", "repro.models.darknet", "darknet53", (256, 256), 1000,
+                 backbone="darknet53"),
+    Architecture("extraction", "yolov1", "classification", "repro.models.yolo_v1", "extraction", (224, 224), 1000,
+                 variants=_BOTH, backbone="extraction"),
     Architecture("fcn32s", "fcn", "segmentation", "repro.models.fcn", "fcn32s", (500, 500), 21,
                  variants=_BOTH, backbone="vgg16"),
     Architecture("fcn16s", "fcn", "segmentation", "repro.models.fcn", "fcn16s", (500, 500), 21,
@@ -55,6 +61,13 @@ _TABLE = (
                  auxiliary=True, backbone="vgg16"),
     Architecture("faster_rcnn_resnet101", "faster_rcnn", "detection", "repro.models.faster_rcnn",
                  "faster_rcnn_resnet101", (600, 1000), 20, auxiliary=True, backbone="resnet101"),
+    Architecture("yolo_v1", "yolov1", "detection", "repro.models.yolo_v1", "yolo_v1", (448, 448), 20,
+                 backbone="extraction"),
+    Architecture("fast_yolo", "yolov1", "detection", "repro.models.yolo_v1", "fast_yolo", (448, 448), 20),
+    Architecture("yolo_v2", "yolov2", "detection", "repro.models.yolo_v2", "yolo_v2", (416, 416), 20,
+                 variants=_BOTH, backbone="darknet19"),
+    Architecture("yolo_v3", "yolov3", "detection", "repro.models.yolo_v3", "yolo_v3", (416, 416), 80,
+                 backbone="darknet53"),
 )  # fmt: skip
 ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in _TABLE}
 

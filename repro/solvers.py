@@ -216,7 +216,7 @@ def _scores(features: np.ndarray, weights: np.ndarray, bias: np.ndarray, scale: 
 
 def _drawn(sizes: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     """k of the sizes, each drawn by its squared distance from those before (k-means++)."""
-    centres = sizes[rng.integers(len(sizes))][None]
+    centres = sizes[[rng.integers(len(sizes))]]
     while len(centres) < k:
         # exactly 0 for the sizes that were drawn
         distance = (1 - _size_iou(sizes, centres)).min(axis=1) ** 2

@@ -1,7 +1,8 @@
 """Classification presets.
 
 shapes-*               smoke  15 to 30 s each on 2 cores
-tiny-imagenet-narrow-* lab    Tiny-ImageNet, an eighth of the width, half the depth: minutes a seed on 2 cores, run by name
+tiny-imagenet-narrow-* lab    Tiny-ImageNet, an eighth of the width, half the depth: minutes a seed on 2 cores, run by
+                              name
 tiny-imagenet-*        lab    Tiny-ImageNet at full width: the start that `--init tiny` means; minutes on one GPU
 imagenette-*           lab    some minutes each on one GPU
 imagenet2012-*         paper  days on one GPU; the paper's centre crop of VGG-16 reaches 71.5 % top-1
@@ -107,7 +108,9 @@ PRESETS = (
     ),
     *_family(
         "tiny-imagenet-narrow", "on Tiny-ImageNet, an eighth of the width, half the depth", "lab", TINY,
-        {"width": 1 / 8, "depth": 0.5, "input_size": (64, 64)}, _alike(_NARROW), seconds=300, value=26, seeds=3, by_name=True,
+        {"width": 1 / 8, "depth": 0.5, "input_size": (64, 64)},
+        _alike(_NARROW, [name for name in _TITLES if name != "extraction"]), seconds=300, value=26, seeds=3,
+        by_name=True,
     ),
     *_family(
         "tiny-imagenet", "on Tiny-ImageNet", "lab", TINY, {"input_size": (64, 64)}, _alike(_TINY),

@@ -56,7 +56,8 @@ class Conv:
 
 @dataclass(frozen=True)
 class MaxPool:
-    """Max pooling; a size of 2 and a stride of 1 keep the map's size."""
+    """Max pooling; odd maps round up, and a stride of 1 keeps the size. Borders are Darknet's where the size is 2 or
+    the stride 1."""
 
     size: int = 2
     stride: int = 2

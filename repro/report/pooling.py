@@ -187,9 +187,17 @@ def settings(options: dict[str, Any]) -> list[str]:
     """`flip`, `jitter 8`, `zoom 0.9 to 1.4`: options as words; what is switched off is left out."""
     words = []
     for name, value in sorted(options.items()):
-        shown = " to ".join(f"{v:g}" for v in value) if isinstance(value, list | tuple) else value
-        words += [name if value is True else f"{name} {shown}"] if value not in (False, None) else []
+        words += [name if value is True else f"{name} {_shown(value)}"] if value not in (False, None) else []
     return words
+
+
+def _shown(value: Any) -> Any:
+    """A setting's value: `0.9 to 1.4` of a range, `1x2, 3x4` of a list of sizes."""
+    if not isinstance(value, list | tuple):
+        return value
+    if value and isinstance(value[0], list | tuple):
+        return ", ".join("x".join(f"{v:g}" for v in part) for part in value)
+    return " to ".join(f"{v:g}" for v in value)
 
 
 def estimate(results: Iterable[Result], read: Callable[[Result], Any]) -> Estimate | None:

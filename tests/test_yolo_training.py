@@ -1,0 +1,351 @@
+"""Training the YOLO line: images of changing size, resumption, the growing rate, and starts from official files."""
+
+import dataclasses
+import itertools
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from repro import backend, paths
+from repro.darknet_format import file_layers
+from repro.data.base import open_dataset
+from repro.data.detection import Mirror
+from repro.data.jitter import Jitter
+from repro.data.loader import stream
+from repro.errors import NoDataError, ReproError
+from repro.harness import detect, yolo
+from repro.harness.checkpoint import load_arrays, sha256_of, state_of, weights_of
+from repro.harness.config import Data, Network, TrainYolo
+from repro.harness.record import read_results
+from repro.harness.run import Job, Run
+from repro.harness.train import fit, variables_of
+from repro.models import darknet
+from repro.models.darknet import Conv, MaxPool
+from repro.ops.boxes import flip_boxes
+
+INNER = bool(os.environ.get("REPRO_YOLO_INNER"))
+SIZES, SIZE_STEPS, STEPS = (32, 64), 2, 8
+SEEDS = (1, 7)  # both draw both sizes, in other orders
+STILL = {"scale": 0.0, "shift": 0.0, "saturation": 1.0, "exposure": 1.0}
+NAMES = ("disc", "ring", "square", "bar", "triangle", "star", "cross")
+
+
+def settings(**fields):
+    """YOLO v2 as small as can be, on four generated pictures of 64x64: 8 steps of 2."""
+    shapes = {"image_size": 64, "min_scale": 0.4, "max_scale": 0.7, "max_objects": 2, "train_size": 4, "val_size": 1,
+              "test_size": 1}  # fmt: skip
+    network = Network(name="yolo_v2", input_size=(64, 64), width=1 / 32)
+    common = {
+        "network": network, "data": Data(name="shapes", options=shapes), "recipe": "suite", "optimizer": "sgd",
+        "epochs": 4, "batch_size": 2, "learning_rate": 1e-3, "val_every": 4, "sizes": SIZES, "size_steps": SIZE_STEPS,
+        "augment": {"flip": True}, "burn_in": 0.25,
+        "schedule": "step", "drops": (0.75,),
+    }  # fmt: skip
+    return TrainYolo(**{**common, **fields})
+
+
+@dataclasses.dataclass
+class Compiled:
+    """A learner whose programs are compiled once for all tests, the state that it starts from, and the sizes traced."""
+
+    learner: yolo.MultiScaleLearner
+    records: object
+    state: list
+    traced: list
+
+    def start(self, seed):
+        for variable, value in zip(variables_of(self.learner), self.state, strict=True):
+            variable.assign(value)
+        self.learner.size_seed.assign(seed)
+
+
+def shorten(patch):
+    """Three convolutions in place of Darknet-19's eighteen: what takes time here is to compile them."""
+    rows = [Conv(32), *[MaxPool()] * 4, Conv(512, label="stride16"), MaxPool(), Conv(1024, label="stride32")]
+    patch.setattr(darknet, "darknet19_rows", lambda depth: rows)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    folder, config = tmp_path_factory.mktemp("compiled"), settings()
+    traced, own = [], []
+
+    def call(self, batch, jitter=Jitter.__call__):
+        if self in own:
+            traced.append(self.size)
+        return jitter(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPRO_RESULTS", str(folder / "results"))
+        records = detect.records_of(open_dataset("shapes", **config.data.options), "train", config)
+        patch.setattr(Jitter, "__call__", call)
+        shorten(patch)
+        learner = yolo.make_learner(config, NAMES, SEEDS[0], STEPS, records)
+        own.append(learner._augment)
+        yield Compiled(learner, records, [*state_of(variables_of(learner)).values()], traced)
+
+
+def sides(seed, steps=STEPS):
+    return [yolo.side_at(step, seed, SIZES, SIZE_STEPS) for step in range(steps)]
+
+
+def test_sizes_change_every_few_steps_and_depend_on_nothing_else():
+    found = sides(0, 400)
+    assert set(found) == set(SIZES)
+    assert all(found[step] == found[step + 1] for step in range(0, 400, 2))
+    assert 0.35 < np.mean(np.array(found) == 32) < 0.65
+    assert sides(0, 400) == found != sides(1, 400)
+    assert {yolo.side_at(step, 0, range(320, 609, 32), 10) for step in range(0, 2000, 10)} == {*range(320, 609, 32)}
+    assert sides(SEEDS[0]) != sides(SEEDS[1])
+    assert all(set(sides(seed)) == set(SIZES) for seed in SEEDS)
+
+
+class OneStep(keras.utils.PyDataset):
+    """A single batch, as an epoch."""
+
+    def __init__(self, batch):
+        super().__init__(workers=1)
+        self._batch = batch
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return (self._batch,)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_step_has_the_size_that_was_drawn(compiled, seed):
+    """Its loss is that of its pictures at that size, each as it is or mirrored."""
+    learner, batches = compiled.learner, stream(compiled.records, 2, seed)
+    losses = yolo.registry.module_of("yolo_v2").loss
+    drawn = sides(seed)
+    for step in sorted({drawn.index(side) for side in SIZES}):
+        compiled.start(seed)
+        possible = {}
+        for side in SIZES:
+            still = Jitter(0, size=side, **STILL)(batches[step])
+            mirrored = {"image": still["image"][:, :, ::-1], "boxes": flip_boxes(still["boxes"], float(side))}
+            for turned in itertools.product((False, True), repeat=2):
+                pick = np.array(turned)[:, None, None]
+                batch = still | {"image": keras.ops.where(pick[..., None], mirrored["image"], still["image"])}
+                batch["boxes"] = keras.ops.where(pick, mirrored["boxes"], still["boxes"])
+                outputs = learner.network({"image": batch["image"]}, training=True)
+                possible.setdefault(side, []).append(float(losses(outputs, batch)))
+        compiled.start(seed)
+        learner.optimizer.iterations.assign(step)
+        found = learner.fit(OneStep(batches[step]), verbose=0, shuffle=False).history["loss"][0]
+        nearest = {side: min(abs(np.array(values) / found - 1)) for side, values in possible.items()}
+        other = next(side for side in SIZES if side != drawn[step])
+        assert nearest[drawn[step]] < 1e-3 < nearest[other]
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_numbers(compiled, monkeypatch):
+    """Two steps an epoch; the fifth step is the last that was begun, and the size changes afterwards."""
+    monkeypatch.setenv("REPRO_CHECKPOINT_SECONDS", "0")
+    seed = SEEDS[0]
+    assert len(set(sides(seed)[4:])) == 2
+    seen, dying = [], [False]
+
+    def told(fraction, note):
+        seen.append(round(STEPS * fraction))
+        if dying[0] and len(seen) == 5:
+            raise KeyboardInterrupt
+
+    def train(name):
+        seen.clear()
+        job = Job(experiment=name, config=settings(), profile="smoke", backend=backend.name(), seeds=[seed])
+        history = fit(compiled.learner, job.config, Run(job, seed), seed, compiled.records, dict, STEPS, told)
+        return history["loss"], weights_of(compiled.learner.network)
+
+    compiled.start(seed)
+    losses, weights = train("whole")
+    assert seen == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert sorted(compiled.traced) == [*SIZES]
+    compiled.start(seed)
+    dying[0] = True
+    with pytest.raises(KeyboardInterrupt):
+        train("killed")
+    dying[0] = False
+    for variable in variables_of(compiled.learner):  # whatever is not restored will be wrong, the seed of the sizes too
+        variable.assign(keras.ops.zeros_like(variable.value))
+    losses_again, weights_again = train("killed")
+    assert seen == [5, 6, 7, 8]
+    assert losses_again == losses
+    for name, values in weights.items():
+        np.testing.assert_array_equal(weights_again[name], values, err_msg=name)
+
+
+def test_a_whole_run_has_one_program_a_size_and_a_network_of_one_size_at_test(compiled, monkeypatch):
+    config, given = settings(), []
+    job = Job(experiment="whole", config=config, profile="smoke", backend=backend.name(), seeds=list(SEEDS))
+
+    def make_learner(config, names, seed, steps, records, make=yolo.make_learner):
+        assert (names, steps) == (NAMES, STEPS)
+        given.append(seed)
+        if seed != SEEDS[0]:
+            return make(config, names, seed, steps, records)
+        compiled.start(seed)
+        return compiled.learner
+
+    shorten(monkeypatch)
+    monkeypatch.setattr(yolo, "make_learner", make_learner)
+    heard = []
+    yolo.train_yolo(job, lambda fraction, note: heard.append(fraction))
+    assert heard == sorted(heard)
+    assert heard[-1] == 1
+    results = read_results(paths.results_dir())
+    assert [(result.seed, result.status) for result in results] == [(seed, "ok") for seed in SEEDS]
+    for result in results:
+        assert np.isfinite(result.history["loss"]).all()
+        assert len(result.history["loss"]) == 4
+        assert 0 <= result.metrics["map"] <= 1
+        assert result.images_seen == 16
+        _, card = load_arrays(paths.runs_dir() / "whole" / result.run_id / "weights.safetensors")
+        assert card["input_size"] == [64, 64]
+        assert "multi_scale" not in card["options"]
+    assert results[0].history["loss"] != results[1].history["loss"]
+    assert compiled.learner.network.inputs[0].shape == (None, None, None, 3)
+    assert compiled.learner.jit_compile
+    assert sorted(compiled.traced) == [*SIZES]
+
+
+# --- what needs no training
+
+
+def test_augmentation_is_a_mirror_where_no_more_is_asked_for():
+    assert yolo.make_augment(settings(sizes=(), augment={}), 0) is None
+    assert isinstance(yolo.make_augment(settings(sizes=(), augment={"flip": True}), 0), Mirror)
+    jitter = yolo.make_augment(settings(sizes=(), augment={"hue": 0.1}), 0)
+    assert (jitter.flip, jitter.scale, jitter.saturation, jitter.hue, jitter.size) == (False, 0.2, 1.5, 0.1, None)
+    still = yolo.make_augment(settings(augment={"flip": True}), 0)
+    assert isinstance(still, Jitter)
+    assert (still.flip, still.scale, still.shift, still.saturation, still.exposure) == (True, 0, 0, 1, 1)
+    with pytest.raises(ReproError, match="there is no crop"):
+        yolo.make_augment(settings(augment={"crop": 3}), 0)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "step"])
+def test_the_rate_grows_with_the_fourth_power_and_then_follows_its_schedule(schedule):
+    config = settings(schedule=schedule, burn_in=0.1, drops=(0.5, 0.8), learning_rate=0.02)
+    optimizer = yolo.make_optimizer(config, 100)
+    rates = []
+    for step in (0, 4, 8, 9, 10, 50, 51, 80, 81, 99):
+        optimizer.iterations.assign(step)
+        rates.append(float(optimizer.learning_rate))
+    after = [1, 1, 1, *([0.1, 0.1, 0.01, 0.01] if schedule == "step" else [1] * 4)]
+    np.testing.assert_allclose(rates, 0.02 * np.array([0.1**4, 0.5**4, 0.9**4, *after]), rtol=1e-5)
+    plain = yolo.make_optimizer(settings(burn_in=0.0, learning_rate=0.02, schedule="constant"), 100)
+    assert float(plain.learning_rate) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"burn_in": 1.0}, "burn_in"), ({"schedule": "cosine"}, "burn_in"), ({"size_steps": 0}, "size_steps"),
+        ({"sizes": (32, 40)}, "multiples of 32"), ({"sizes": (0,)}, "multiples of 32"),
+        ({"network": Network(name="yolo_v1")}, "images of one size"),
+        ({"network": Network(name="yolo_v2", input_size=(64, 96))}, "cannot become square"),
+    ],
+)  # fmt: skip
+def test_impossible_settings_are_named(fields, named):
+    yolo.check(settings())
+    with pytest.raises(ReproError, match=named):
+        yolo.check(settings(**fields))
+
+
+# --- starts
+
+
+@pytest.fixture(scope="module")
+def network():
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        return detect.build(Network(name="yolo_v2", input_size=(64, 64), width=1 / 32), 7, 3, "train")
+
+
+def backbone_file(network, layers):
+    """The bytes of a .weights file of the first layers."""
+    parts = [part for layer in file_layers(network)[:layers] for part in layer.parts]
+    rng = np.random.default_rng(0)
+    values = [rng.uniform(0.5, 1.5, part.size).astype("<f4").tobytes() for part in parts]
+    return np.array([0, 2, 0, 0, 0], "<i4").tobytes() + b"".join(values)
+
+
+def job_of(init, name="yolo_v2"):
+    config = settings(init=init, network=Network(name=name, input_size=(64, 64)), sizes=())
+    return Job(experiment="start", config=config, profile="smoke", backend=backend.name(), seeds=[0])
+
+
+def test_imagenet_is_the_authors_file(network, monkeypatch):
+    content, before = backbone_file(network, 5), weights_of(network)
+    archive = yolo.BACKBONES["yolo_v2"][0]
+    monkeypatch.setitem(yolo.BACKBONES, "yolo_v2", (archive, 5))
+    monkeypatch.setattr(yolo, "fetch", lambda archive, path: path.write_bytes(content))
+    init, depends_on, seen = yolo.start_of(network, job_of("imagenet"), 0)
+    path = paths.data_dir() / "darknet" / "darknet19_448.conv.23"
+    assert (init.source, init.sha256, depends_on, seen) == ("imagenet", sha256_of(path), [], 0)
+    assert init.note == "5 layers of darknet19_448.conv.23"
+    changed = {name.partition("/")[0] for name, value in weights_of(network).items() if (value != before[name]).any()}
+    assert changed == {f"{kind}{n}" for kind in ("conv", "bn") for n in range(1, 6)}
+
+    content = backbone_file(network, 3)
+    with pytest.raises(ReproError, match="fills 3 layers of yolo_v2, its backbone has 5"):
+        yolo.start_of(network, job_of("imagenet"), 0)
+    content += b"1234"
+    with pytest.raises(ReproError, match="darknet19_448"):
+        yolo.start_of(network, job_of("imagenet"), 0)
+
+
+def test_without_the_file_the_start_is_random_and_says_so(network, monkeypatch):
+    def refuse(archive, path):
+        raise NoDataError(f"{archive.url} cannot be fetched (no network)", "put it there")
+
+    monkeypatch.setattr(yolo, "fetch", refuse)
+    before = weights_of(network)
+    notes = {}
+    for name in ("yolo_v1", "fast_yolo", "yolo_v2", "yolo_v3"):
+        init, depends_on, seen = yolo.start_of(network, job_of("imagenet", name), 0)
+        assert (init.source, init.sha256, depends_on, seen) == ("random", None, [], 0)
+        notes[name] = init.note
+    assert notes["yolo_v2"].startswith("no ImageNet weights: https://pjreddie.com/media/files/darknet19_448.conv.23")
+    assert "darknet53.conv.74" in notes["yolo_v3"]
+    assert "extraction.conv.weights" in notes["yolo_v1"]
+    assert "fast_yolo" in notes["fast_yolo"]
+    for name, value in weights_of(network).items():
+        np.testing.assert_array_equal(value, before[name])
+
+    path = paths.data_dir() / "darknet" / "darknet19_448.conv.23"
+    path.write_bytes(b"something else")
+    with pytest.raises(NoDataError):  # put there by hand, and wrong
+        yolo.start_of(network, job_of("imagenet"), 0)
+    assert yolo.start_of(network, job_of("random"), 0)[0].source == "random"
+
+
+def test_the_sizes_of_the_files_are_those_their_layers_give():
+    """Darknet's header, 16 or 20 bytes, and four bytes a number; counted without allocating anything."""
+    for name, header in (("yolo_v2", 16), ("yolo_v3", 20)):
+        archive, layers = yolo.BACKBONES[name]
+        with keras.StatelessScope():
+            network = detect.build(Network(name=name), 20, 3, "train")
+            numbers = sum(layer.size for layer in file_layers(network)[:layers])
+        assert archive.size == header + 4 * numbers
+
+
+@pytest.mark.parametrize("name", [name for name in backend.installed() if name != backend.default()])
+def test_so_on_the_other_backend(name):
+    if INNER:
+        pytest.skip("this is the other backend")
+    chosen = "killed"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-vv", "-p", "no:cacheprovider", __file__, "-k", chosen],
+        env=os.environ | {"KERAS_BACKEND": name, "REPRO_YOLO_INNER": "1", "JAX_PLATFORMS": "cpu",
+                          "CUDA_VISIBLE_DEVICES": "-1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert done.stdout.count("PASSED") == 1
