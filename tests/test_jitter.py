@@ -1,10 +1,8 @@
-"""Augmentation of images with boxes, against plain loops and colorsys on the numbers that it drew itself."""
+"""Augmentation of images with boxes, against plain loops and colorsys on the numbers that it drew itself; compiled on
+the other backend in test_yolo_training.py."""
 
 import colorsys
 import math
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -315,18 +313,3 @@ def test_what_cannot_be_jittered_is_refused():
     with pytest.raises(ReproError, match="no hue"):
         Jitter(0, hue=0.1)(grey)
     assert numpy(Jitter(0)(grey)["image"]).shape == (len(VALID), *CANVAS, 1)
-
-
-@pytest.mark.parametrize("name", [name for name in backend.installed() if name != backend.default()])
-def test_so_on_the_other_backend(name):
-    if os.environ.get("REPRO_JITTER_INNER"):
-        pytest.skip("this is the other backend")
-    chosen = "compiled"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-vv", "-p", "no:cacheprovider", __file__, "-k", chosen],
-        env=os.environ | {"KERAS_BACKEND": name, "REPRO_JITTER_INNER": "1", "JAX_PLATFORMS": "cpu",
-                          "CUDA_VISIBLE_DEVICES": "-1"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert done.stdout.count("PASSED") == 1

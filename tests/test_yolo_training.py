@@ -5,6 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -83,8 +84,9 @@ def compiled(tmp_path_factory):
         patch.setenv("REPRO_RESULTS", str(folder / "results"))
         records = detect.records_of(open_dataset("shapes", **config.data.options), "train", config)
         patch.setattr(Jitter, "__call__", call)
-        shorten(patch)
-        learner = yolo.make_learner(config, NAMES, SEEDS[0], STEPS, records)
+        with pytest.MonkeyPatch.context() as inner:
+            shorten(inner)
+            learner = yolo.make_learner(config, NAMES, SEEDS[0], STEPS, records)
         own.append(learner._augment)
         yield Compiled(learner, records, [*state_of(variables_of(learner)).values()], traced)
 
@@ -338,14 +340,15 @@ def test_the_sizes_of_the_files_are_those_their_layers_give():
 
 @pytest.mark.parametrize("name", [name for name in backend.installed() if name != backend.default()])
 def test_so_on_the_other_backend(name):
+    """Of augmentation (test_jitter.py) what is compiled, too: a process for each would take longer."""
     if INNER:
         pytest.skip("this is the other backend")
-    chosen = "killed"
+    files, chosen = [__file__, str(Path(__file__).with_name("test_jitter.py"))], "killed or compiled_as_eager"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-vv", "-p", "no:cacheprovider", __file__, "-k", chosen],
+        [sys.executable, "-m", "pytest", "-vv", "-p", "no:cacheprovider", *files, "-k", chosen],
         env=os.environ | {"KERAS_BACKEND": name, "REPRO_YOLO_INNER": "1", "JAX_PLATFORMS": "cpu",
                           "CUDA_VISIBLE_DEVICES": "-1"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
-    assert done.stdout.count("PASSED") == 1
+    assert done.stdout.count("PASSED") == 2

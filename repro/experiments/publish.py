@@ -4,14 +4,32 @@ from pathlib import Path
 
 from repro import paths
 from repro.experiments.base import all_experiments
-from repro.harness.config import Inspect, Lineage, Majority, Peer, Speed, network_of
+from repro.harness.config import (
+    Anchors,
+    DetectorSpeed,
+    Inspect,
+    Lineage,
+    Majority,
+    Operations,
+    Peer,
+    Speed,
+    network_of,
+)
 from repro.harness.record import Result, read_results
 from repro.harness.run import current_code_hash
 from repro.registry import architecture
 from repro.report import gallery, readme, stages, tables
 from repro.report.figures import Picture
 
-_KINDS = {Speed: "speed", Lineage: "lineage", Peer: "peer", Inspect: "inspect"}
+_KINDS = {
+    Speed: "speed", Lineage: "lineage", DetectorSpeed: "detector_speed", Anchors: "anchors", Operations: "operations",
+    Peer: "peer", Inspect: "inspect",
+}  # fmt: skip
+# what stands in the place of a model's name where an experiment is not about one network
+_ABOUT = {
+    Majority: "majority", Lineage: "R-CNN line", DetectorSpeed: "detectors", Anchors: "k-means",
+    Operations: "operations",
+}  # fmt: skip
 
 
 def expected() -> list[dict[str, str]]:
@@ -24,7 +42,7 @@ def expected() -> list[dict[str, str]]:
         rows.append(
             {
                 "experiment": experiment.name,
-                "model": network.name if network else "majority" if isinstance(config, Majority) else "vgg16",
+                "model": network.name if network else _ABOUT.get(type(config), "vgg16"),
                 "task": _KINDS.get(type(config), task),
                 "dataset": data.name if data else "",
                 "status": "not run",

@@ -2,6 +2,7 @@
 compiled program; scores in the coordinates of the original images."""
 
 import hashlib
+import inspect
 import time
 from collections.abc import Callable
 from typing import Any
@@ -271,8 +272,20 @@ def protocol_of(config: TrainDetector) -> dict[str, Any]:
         "no flip at test time",
         **({"images": f"the first {config.test_limit} of the split"} if config.test_limit else {}),
         **({"proposals": f"selective search, {config.proposals} mode"} if config.proposals else {}),
-        **config.test,
+        **thresholds_of(config.network.name, config.test),
     }  # fmt: skip
+
+
+def thresholds_of(name: str, options: dict[str, Any]) -> dict[str, str]:
+    """What of a network's boxes becomes a detection, in words; R-CNN's has no decoding of its own."""
+    detect = getattr(registry.module_of(name), "detect", None)
+    if detect is None:
+        return {}
+    default = {key: parameter.default for key, parameter in inspect.signature(detect).parameters.items()} | options
+    return {
+        "detections": f"scores above {default['score_threshold']:g}, non-maximum suppression at IoU "
+        f"{default['nms_threshold']:g} in each class, the best {default['max_detections']} of an image"
+    }
 
 
 def finish(

@@ -329,6 +329,8 @@ def finish(
         protocol={
             **protocol_of(config),
             "inference": f"{config.num_proposals} proposals warped to {'x'.join(map(str, kept_size_of(config)))}",
+            "detections": f"SVM scores above {SVM_THRESHOLD:g} (0.05 of the softmax), non-maximum suppression at IoU "
+            f"{rcnn.NMS_IOU:g} in each class, the best 100 of an image",
             "feature_bytes": "fc7 of the proposals and their overlaps with the objects, float16, an image on the disk",
             "map_unrefined": "without box regression",
             "map_softmax": "fine-tuning's softmax in place of the SVMs, without box regression",

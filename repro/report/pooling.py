@@ -175,6 +175,9 @@ def loss_text(config: dict[str, Any]) -> str:
     if not str(config.get("type")).startswith("train"):
         return ""
     options = dict(config.get("loss_options") or {})
+    if config["type"] != "train":  # detectors have losses of their own, of several parts
+        options.pop("anchors", None)  # the network's, which shape its loss too
+        return ", ".join(["its paper's", *settings(options)])
     kind = str(options.pop("kind", "cross_entropy"))
     parts = [_LOSSES.get(kind, kind)]
     weights = options.pop("class_weights", None)

@@ -9,7 +9,7 @@ from typing import Any
 from repro import facts
 from repro.files import canonical_hash
 from repro.harness.record import Result
-from repro.report import figures, render
+from repro.report import figures, render, yolo
 from repro.report.accuracy import accuracy_sections, per_class_table, published_section
 from repro.report.cost import CAPTION as _COST
 from repro.report.cost import cost_table, newest_pools, speed_figure
@@ -42,10 +42,15 @@ TABLES = {
     "detection": "Object detection",
     "rcnn_lineage_speed": "R-CNN, Fast R-CNN and Faster R-CNN, stage by stage",
     "rpn_speed": "The time of region proposals",
+    "yolo_speed": "Whole detectors side by side",
+    "anchors": "Anchors: clusters of box sizes",
     "xla": "Eager, graph and XLA",
     "peers": "Side by side with peers",
 }
-_TABLE_OF_KIND = {"lineage": "rcnn_lineage_speed", "speed": "xla", "peer": "peers", "inspect": "architectures"}
+_TABLE_OF_KIND = {
+    "lineage": "rcnn_lineage_speed", "detector_speed": "yolo_speed", "anchors": "anchors", "operations": "peers",
+    "speed": "xla", "peer": "peers", "inspect": "architectures",
+}  # fmt: skip
 
 
 def _missing_section(table: str, results: Sequence[Result], expected: Expected) -> list[Section]:
@@ -57,8 +62,8 @@ def _missing_section(table: str, results: Sequence[Result], expected: Expected) 
     done = {same(result) for result in results if result.status == "ok"}
     failed: dict[tuple[Any, ...], list[Result]] = {}
     for result in results:
-        kind = "lineage" if result.config.get("type") == "lineage" else result.kind
-        here = _TABLE_OF_KIND.get(kind, task_of(result)) == table
+        kind = _TABLE_OF_KIND.get(str(result.config.get("type"))) or _TABLE_OF_KIND.get(result.kind, task_of(result))
+        here = kind == table
         if here and result.status == "failed" and same(result) not in done:
             failed.setdefault(same(result)[:-1], []).append(result)
     rows = []
@@ -81,7 +86,7 @@ def _missing_section(table: str, results: Sequence[Result], expected: Expected) 
 def _architecture_row(entry: Pool) -> Row:
     first, metrics = entry.first, entry.first.metrics
     whole = first.width == first.depth == 1
-    paper = {name: facts.find_fact(f"{first.model}.{name}") if whole else None for name in ("params", "conv_layers")}
+    paper = {name: _printed(first, name) if whole else None for name in ("params", "conv_layers")}
     frozen = facts.find_fact(f"{first.model}.{first.variant}.trainable_params") if whole else None
     pairs = [(metrics[name], fact.value) for name, fact in paper.items() if fact]
     pairs += [(metrics["trainable_params"], frozen.value)] if frozen else []
@@ -127,6 +132,11 @@ def _architecture_row(entry: Pool) -> Row:
     return Row(cells["id"], cells, values | {"code": entry.code or "unknown"}, entry.files)
 
 
+def _printed(first: Result, name: str) -> facts.Fact | None:
+    """What the papers have of a network: of its variant, or where that makes no difference of all of them."""
+    return facts.find_fact(f"{first.model}.{first.variant}.{name}") or facts.find_fact(f"{first.model}.{name}")
+
+
 def _architecture_sections(results: Sequence[Result], current: CodeHash | None) -> list[Section]:
     def key(r: Result) -> tuple[Any, ...]:
         return (r.model, r.variant, r.width, r.depth, r.input_size, canonical_hash(r.metrics))
@@ -134,7 +144,7 @@ def _architecture_sections(results: Sequence[Result], current: CodeHash | None) 
     shown = columns("id:row", "model", "paper", "variant", "width*", "input", "outputs", "params")
     shown += columns("paper_params:params, paper", "convs:conv layers ours / paper", "match:exact", "trainable")
     shown += (*columns("flops:GFLOPs", "deviations"), *CODE)
-    pools = pool((r for r in results if r.kind == "inspect" and r.status == "ok"), key, current)
+    pools = pool((r for r in results if r.config.get("type") == "inspect" and r.status == "ok"), key, current)
     rows, notes = tuple(map(_architecture_row, pools)), []
     told: dict[str, list[str]] = {}
     for entry in pools:
@@ -146,7 +156,7 @@ def _architecture_sections(results: Sequence[Result], current: CodeHash | None) 
         notes.append(f"Deviation of {who}: {text}.")
     models = dict.fromkeys(entry.first.model for entry in pools)
     notes += [note for name in models for note in _other_counts(name)]
-    found = {name: facts.find_fact(f"{name}.params") for name in models}
+    found = {f"{entry.first.model} ({entry.first.variant})": _printed(entry.first, "params") for entry in pools}
     sources = [f"{name}: {fact.source}" for name, fact in found.items() if fact]
     notes += [f"Where the papers' counts come from. {'. '.join(sources)}."] if sources else []
     return [Section("", shown, rows, tuple(notes))] if rows else []
@@ -173,10 +183,11 @@ _COMPARABLE = (
     "section, and where they differ it is a column: a comparison is as fair as these columns say. An input of "
     "`256x256 tiles of 512x512` sees a part of each image at a time, in training and in scoring. `loss`: "
     "cross-entropy, the same mean over pixels unless it says otherwise; median-frequency weights its classes, a "
-    "weight map its pixels. The paper's figure stands only beside the same official data and split; it was "
-    "reached with the paper's own training."
+    "weight map its pixels; a detector's is that of its paper's file. The paper's figure stands only beside the same "
+    "official data and split; it was reached with the paper's own training."
 )
 _CAPTIONS: dict[str, tuple[str, ...]] = {
+    **yolo.CAPTIONS,
     "classification": (_POOLED, _COMPARABLE, _COST),
     "segmentation": (_POOLED, _COMPARABLE, _COST),
     "detection": (_POOLED, _COMPARABLE, _COST),
@@ -230,6 +241,8 @@ def build_tables(results: Sequence[Result], expected: Expected, current: CodeHas
         "detection": lambda found, code: [*accuracy_sections("detection", found, code), *recall_sections(found, code)],
         "rcnn_lineage_speed": lineage_sections,
         "rpn_speed": rpn_sections,
+        "yolo_speed": yolo.speed_sections,
+        "anchors": yolo.anchor_sections,
     }
     built = []
     for name, title in TABLES.items():
@@ -271,6 +284,10 @@ def _series(history: dict[str, list[float]], name: str, scale: float) -> tuple[l
 
 
 _FIGURES = {"curves": training_figure, "speed_accuracy": speed_figure}
+_WHOLE_FIGURES = {
+    "recall_detection.png": recall_figure, "anchors.png": yolo.anchor_figure,
+    "speed_accuracy_detectors.png": yolo.detectors_figure,
+}  # fmt: skip
 
 
 def render_all(
@@ -292,8 +309,8 @@ def render_all(
     for task in METRICS:
         drawn = {f"{name}_{task}.png": make(results, task, current) for name, make in _FIGURES.items()}
         files |= {name: picture for name, picture in drawn.items() if picture}
-    recall = recall_figure(results, current)
-    files |= {"recall_detection.png": recall} if recall else {}
+    whole = {name: make(results, current) for name, make in _WHOLE_FIGURES.items()}
+    files |= {name: picture for name, picture in whole.items() if picture}
     files |= pictures
     return files | {
         "README.md": render.index_markdown(tables, files),
@@ -306,7 +323,7 @@ def generated_names(tables_dir: Path) -> set[str]:
     names = {f"{name}.{form}" for name in TABLES for form in ("md", "csv", "tex")}
     names |= {f"{name}_{task}.png" for name in _FIGURES for task in METRICS}
     names |= {f"{task}_cost.csv" for task in METRICS} | {path.name for path in tables_dir.glob("gallery_*.png")}
-    return names | {"recall_detection.png", "segmentation_per_class.csv", "README.md", "index.json"}
+    return names | {*_WHOLE_FIGURES, "segmentation_per_class.csv", "README.md", "index.json"}
 
 
 def write_tables(

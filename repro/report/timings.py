@@ -87,7 +87,8 @@ def xla_sections(results: Sequence[Result], current: CodeHash | None) -> list[Se
     training += columns("step_n:n", "step_speedup:graph/XLA", "compile_train.graph:graph compile s")
     training += columns("compile_train.xla:XLA compile s", "step_memory:peak MiB")
     sections = []
-    pools = speed_pools([r for r in results if r.config.get("type") != "lineage"], "speed", current)
+    whole = ("lineage", "detector_speed")  # have tables of their own
+    pools = speed_pools([r for r in results if r.config.get("type") not in whole], "speed", current)
     for scale in SCALES:
         chosen = [entry for entry in pools if entry.first.scale == scale]
         rows, notes = tuple(map(_xla_row, chosen)), protocol_notes(chosen, "X")
