@@ -25,8 +25,19 @@ from repro.harness.config import Data, Majority, Network, Train
 from repro.harness.record import Result, read_results
 
 FCNS = ["fcn32s", "fcn16s", "fcn8s"]
-MODELS = ["vgg16", "googlenet", "resnet101", *FCNS, "fcn_googlenet", "segnet", "unet"]
-MODELS += ["rcnn", "fast_rcnn", "faster_rcnn", "faster_rcnn_resnet101"]
+MODELS = [
+    "vgg16",
+    "googlenet",
+    "resnet101",
+    "darknet19",
+    "darknet53",
+    "extraction",
+    *FCNS,
+    "fcn_googlenet",
+    "segnet",
+    "unet",
+]
+MODELS += ["rcnn", "fast_rcnn", "faster_rcnn", "faster_rcnn_resnet101", "yolo_v1", "fast_yolo", "yolo_v2", "yolo_v3"]
 DATASETS = ["shapes", "camvid", "isbi2012", "dubai", "voc2012_seg", "voc2007", "voc2012", "bccd", "coco2017"]
 DATASETS += ["voc2007_tfds", "voc2012_tfds", "coco2017_tfds", "oxford_iiit_pet", "cityscapes", "tiny_imagenet"]
 DATASETS += ["imagenette", "imagenet2012"]
