@@ -34,8 +34,8 @@ _OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
     "faster_rcnn": ({**_REGIONS, "frozen_blocks": 0},),
     "faster_rcnn_resnet101": ({**_REGIONS, "frozen_stages": 0, "frozen_bn": False},),
 }
-# case -> (architecture, its options): the whole registry but the YOLO detectors, which take images of n x 32 or 64 and are
-# compared on both backends in test_yolo_v1.py, test_yolo_v2.py and test_yolo_v3.py
+# case -> (architecture, its options): the whole registry but the YOLO detectors, which take images of n x 32 or 64, and
+# are compared on both backends in test_yolo_v1.py, test_yolo_v2.py and test_yolo_v3.py
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "-".join([entry.name, *(value for value in options.values() if isinstance(value, str))]): (entry.name, options)
     for entry in registry.ARCHITECTURES.values()

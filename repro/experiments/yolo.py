@@ -125,8 +125,8 @@ PRESETS = (
         name="coco2017-yolo-v3", about="YOLO v3 on COCO 2017 with the paper's recipe",
         configs={
             "paper": TrainYolo(
-                network=Network(name="yolo_v3"), data=_COCO, init="imagenet", epochs=270, learning_rate=1e-3,
-                drops=(400000 / 500200, 450000 / 500200), burn_in=1000 / 500200, augment=_AUGMENT, sizes=_SIDES, **_SGD,
+                network=Network(name="yolo_v3"), data=_COCO, init="imagenet", epochs=273, learning_rate=1e-3,
+                drops=(4000 / 5002, 4500 / 5002), burn_in=10 / 5002, augment=_AUGMENT, sizes=_SIDES, **_SGD,
             )
         },
         value=50, seconds={"paper": 600_000},

@@ -57,22 +57,6 @@ _SEGMENTED = (
     "about three quarters of ours is scikit-image's initial segmentation, twice as slow as OpenCV's own; the grouping "
     "in Python is an eighth"
 )
-_FIRST = (
-    "it drops what is below the score first and then looks at one box after another; ours, in fixed shapes, sorts all "
-    "scores of every class (half its time on two cores) and computes whole tiles of overlaps, however few are left"
-)
-_BY_HAND = (
-    "its kernel is written by hand for this one operation; ours is compiled from general ones that run on every "
-    "backend, in fixed shapes"
-)
-_TABLE = (
-    "a crop reads four cells a sample, and its gradient goes straight back to them; ours goes through a table of "
-    "running maxima, 23 times a map of 38x63 however few the RoIs, and back through its levels"
-)
-_COMPILED = (
-    "ours merges regions one after another in Python, with NumPy for their similarities; OpenCV is compiled, and "
-    "starts from fewer regions (k of 150, 300 and 450, ours 50 and 100)"
-)
 _FIRST = ("tf_image", "tf_image_loop", "keras_cv")
 # why a peer may be faster, by the first word of the case and the peer; said only where it is
 WHY = {

@@ -45,7 +45,6 @@ DEVIATIONS = (
     "predictions that overlap an object by more than 0.5 are ignored, as in the paper; by 0.7 in cfg/yolov3.cfg",
     "an object whose centre lies on the right or bottom edge belongs to the last cell; Darknet's next row takes it",
     "the 1000 boxes of the highest objectness go into non-maximum suppression, in Darknet all above the threshold",
-    "mirroring alone, without the crops of up to 0.3 and the changes of hue, saturation and exposure",
 )
 
 
@@ -55,7 +54,8 @@ def recipe(variant: str, name: str) -> dict[str, Any]:
     return {
         "optimizer": "sgd", "momentum": 0.9, "batch_size": 64, "learning_rate": 1e-3, "weight_decay": 5e-4,
         "schedule": "step", "drops": [4000 / 5002, 4500 / 5002], "burn_in": 10 / 5002, "epochs": 273,
-        "sizes": list(range(320, 609, 32)), "augment": {"flip": True},
+        "sizes": tuple(range(320, 609, 32)),
+        "augment": {"flip": True, "scale": 0.3, "shift": 0.3, "hue": 0.1, "saturation": 1.5, "exposure": 1.5},
     }  # fmt: skip
 
 
