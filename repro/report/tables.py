@@ -144,7 +144,11 @@ def _architecture_sections(results: Sequence[Result], current: CodeHash | None) 
     shown = columns("id:row", "model", "paper", "variant", "width*", "input", "outputs", "params")
     shown += columns("paper_params:params, paper", "convs:conv layers ours / paper", "match:exact", "trainable")
     shown += (*columns("flops:GFLOPs", "deviations"), *CODE)
-    pools = pool((r for r in results if r.config.get("type") == "inspect" and r.status == "ok"), key, current)
+    pools = pool(
+        (r for r in results if r.kind == "inspect" and r.config.get("type") != "anchors" and r.status == "ok"),
+        key,
+        current,
+    )
     rows, notes = tuple(map(_architecture_row, pools)), []
     told: dict[str, list[str]] = {}
     for entry in pools:
