@@ -14,6 +14,7 @@ from repro.report.accuracy import accuracy_sections, per_class_table, published_
 from repro.report.cost import CAPTION as _COST
 from repro.report.cost import cost_table, newest_pools, speed_figure
 from repro.report.lineage import lineage_sections, recall_sections, rpn_sections
+from repro.report.operations import operation_sections
 from repro.report.pooling import (
     CODE,
     DATA_TITLES,
@@ -240,7 +241,7 @@ def build_tables(results: Sequence[Result], expected: Expected, current: CodeHas
     """The tables that have at least one row, in reading order."""
     builders = {
         "xla": xla_sections,
-        "peers": peer_sections,
+        "peers": lambda found, code: [*peer_sections(found, code), *operation_sections(found, code)],
         "architectures": _architecture_sections,
         "detection": lambda found, code: [*accuracy_sections("detection", found, code), *recall_sections(found, code)],
         "rcnn_lineage_speed": lineage_sections,

@@ -126,7 +126,7 @@ def peer_sections(results: Sequence[Result], current: CodeHash | None) -> list[S
     shown = (*_SPEED, *columns("peer", "ours.latency:ours ms", "theirs:peer ms", "n", "ratio:ours/peer"))
     shown += columns("agreement:largest relative difference")
     sections = []
-    pools = speed_pools(results, "peer", current)
+    pools = speed_pools([r for r in results if r.config.get("type") != "operations"], "peer", current)
     for scale in SCALES:
         chosen = [entry for entry in pools if entry.first.scale == scale]
         rows, notes = [], protocol_notes(chosen, "P")
