@@ -4,10 +4,11 @@ architectures  seconds: every network built without memory, counted
 speed-*        smoke: narrow, 64x64; lab: full width at the paper's size (3 to 5 minutes each on 2 cores)
 speed-camvid-* lab: FCN-8s, SegNet and U-Net at one input size, so that their times can be compared
 peer-vgg16     VGG-16's convolutions beside keras.applications, keras-cv and torchvision
+operations-*   lab: non-maximum suppression, RoI pooling and alignment, selective search beside other libraries'
 """
 
 from repro.experiments.base import Experiment
-from repro.harness.config import Inspect, Network, Peer, Speed
+from repro.harness.config import Data, Inspect, Network, Operations, Peer, Speed
 from repro.registry import ARCHITECTURES
 
 _ARCHITECTURES = Experiment(
@@ -74,5 +75,19 @@ PRESETS = (
         },
         value=35,
         seconds={"smoke": 15, "lab": 60},
+    ),
+    *(
+        Experiment(
+            name=f"operations-{part.replace('_', '-')}",
+            about=f"{title}: ours beside other libraries, same inputs, same run",
+            configs={"lab": Operations(part=part, **settings)},
+            value=34,
+            seconds={"lab": seconds},
+        )
+        for part, title, settings, seconds in (
+            ("nms", "non-maximum suppression", {}, 20),
+            ("roi", "RoI pooling and RoIAlign", {"seconds": 20.0}, 130),
+            ("selective_search", "selective search", {"data": Data(name="voc2007"), "images": 40}, 80),
+        )
     ),
 )

@@ -229,6 +229,8 @@ class Run:
 
 
 def _label(config: AnyConfig) -> str:
+    if isinstance(config, Operations):
+        return config.part
     names = {Majority: "majority", Peer: "vgg16", Inspect: "architectures", Lineage: "rcnn", DetectorSpeed: "detectors"}
     return names.get(type(config), type(config).__name__.lower())
 

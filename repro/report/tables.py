@@ -224,8 +224,9 @@ _CAPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "peers": (
         "The suite and a peer do the same work in the same run, interleaved, at the same precision. "
-        "`ours/peer` below 1 means that the suite is faster. The last column is the largest difference of "
-        "the outputs relative to the largest output, for equal weights and input. Times are medians over n "
+        "`ours/peer` below 1 means that the suite is faster. Of networks, the last column is the largest difference "
+        "of the outputs relative to the largest output, for equal weights and input; what it is of an operation stands "
+        "below its section. Times are medians over n "
         "repetitions with the 5th to 95th percentile in parentheses.",
     ),
 }
