@@ -206,6 +206,8 @@ def eval_(
     data: str,
     weights: Path,
     split: str = "test",
+    size: str | None = None,
+    variant: str | None = None,
     backend: Backend | None = None,
 ) -> int:
     """Score a network's weights on a split of a data set.
@@ -213,13 +215,15 @@ def eval_(
     Args:
         name: An architecture of `repro list models`.
         data: A data set of `repro list datasets`.
-        weights: A weight file (.safetensors) written by `repro train` or `repro run`.
+        weights: A weight file (.safetensors) written by `repro train` or `repro run`, or of Darknet (.weights).
         split: The split to score.
+        size: Darknet's weights: the network's input, HxW; the paper's by default.
+        variant: Darknet's weights: "paper" or "released" (the default) where the two differ.
         backend: tensorflow or jax.
     """
     from repro.experiments.adhoc import evaluation
 
-    return _launch_one(evaluation(name, data, weights, split), 0, backend)
+    return _launch_one(evaluation(name, data, weights, split, parse_size(size), variant), 0, backend)
 
 
 def predict(

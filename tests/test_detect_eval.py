@@ -9,6 +9,7 @@ from repro.darknet_format import write_weights
 from repro.data import coco, voc
 from repro.data.base import open_dataset
 from repro.errors import ReproError
+from repro.experiments.adhoc import evaluation
 from repro.harness import checkpoint, detect
 from repro.harness.config import Data, Evaluate, Network, TrainDetector
 from repro.harness.detect_eval import as_trained, evaluate_detector
@@ -133,3 +134,19 @@ def test_official_weights_have_the_classes_in_the_loaders_order():
     assert VOC_NAMES == voc.CLASSES
     assert tuple(SYNONYMS.get(name, name) for name in COCO_NAMES) == coco.CLASSES
     assert len(np.unique(COCO_NAMES)) == 80
+
+
+def test_darknet_weights_are_scored_as_the_released_network(tmp_path):
+    path = tmp_path / "yolov2-voc.weights"
+    path.write_bytes(b"")
+    config = evaluation("yolo_v2", "voc2007", path, "test").configs["lab"]
+    assert (config.network.variant, config.network.input_size, config.data.test) == ("released", (416, 416), "test")
+    assert evaluation("yolo_v3", "coco2017", path, "val", size=(608, 608)).configs["lab"].network.input_size == (
+        608,
+        608,
+    )
+    assert evaluation("yolo_v2", "voc2007", path, "test", variant="paper").configs["lab"].network.variant == "paper"
+    with pytest.raises(ReproError, match="faster_rcnn reads no Darknet weights"):
+        evaluation("faster_rcnn", "voc2007", path, "test")
+    with pytest.raises(ReproError, match="says itself"):
+        evaluation("yolo_v2", "voc2007", tmp_path / "weights.safetensors", "test", size=(608, 608))

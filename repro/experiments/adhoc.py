@@ -133,13 +133,26 @@ def pictures(images: Iterable[Path]) -> list[Path]:
     return files
 
 
-def evaluation(name: str, data: str, weights: Path, split: str) -> Experiment:
-    """`repro eval`: the weights' own network on a split of a data set."""
-    _, info = _checked(name, data)
-    network, card = network_from(name, weights)
+def evaluation(
+    name: str, data: str, weights: Path, split: str, size: tuple[int, int] | None = None, variant: str | None = None
+) -> Experiment:  # fmt: skip
+    """`repro eval`: the weights' own network on a split of a data set. A Darknet .weights file does not say what network
+    it is of: that is the released one, at `size` (the paper's by default)."""
+    entry, info = _checked(name, data)
+    if weights.suffix == ".weights":
+        if not (entry.task == "detection" and entry.paper.startswith("yolo")):
+            raise ReproError(
+                f"{name} reads no Darknet weights", "give a .safetensors file, or a network of the YOLO line"
+            )
+        released = "released" if "released" in entry.variants else None
+        network, card = _network(name, input_size=size or entry.input_size, variant=variant or released), {}
+    else:
+        if size or variant:
+            raise ReproError(f"{weights} says itself what network it is of", "leave --size and --variant out")
+        network, card = network_from(name, weights)
     if split not in info.splits:
         raise unknown_name(f"split of {data}", split, info.splits)
-    options = card["dataset_options"] if card["dataset"] == data else {}
+    options = card["dataset_options"] if card.get("dataset") == data else {}
     config = Evaluate(
         network=network,
         data=Data(name=data, options=options, test=split, size=card.get("data_size")),

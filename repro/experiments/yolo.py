@@ -126,7 +126,8 @@ PRESETS = (
         configs={
             "paper": TrainYolo(
                 network=Network(name="yolo_v3"), data=_COCO, init="imagenet", epochs=273, learning_rate=1e-3,
-                drops=(4000 / 5002, 4500 / 5002), burn_in=10 / 5002, augment=_AUGMENT, sizes=_SIDES, **_SGD,
+                drops=(4000 / 5002, 4500 / 5002), burn_in=10 / 5002, augment=_AUGMENT, sizes=_SIDES,
+                max_boxes=128, **_SGD,
             )
         },
         value=50, seconds={"paper": 600_000},

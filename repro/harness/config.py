@@ -76,7 +76,7 @@ class TrainDetector(Train, tag="train_detector"):
     `search` its other options.
     phases: "joint", or "alternating" for the four steps of Faster R-CNN's Section 3.2. test: options of the model
     file's `detect`. test_limit: scores the first n test images. recall_counts: how many proposals
-    their recall is measured at."""
+    their recall is measured at. max_boxes: objects a record has room for, by default what the network has."""
 
     proposals: str = ""
     search: dict[str, Any] = {}
@@ -84,6 +84,7 @@ class TrainDetector(Train, tag="train_detector"):
     test: dict[str, Any] = {}
     test_limit: int | None = None
     recall_counts: tuple[int, ...] = (10, 30, 100, 300)
+    max_boxes: int | None = None
 
 
 class TrainRCNN(TrainDetector, tag="train_rcnn"):

@@ -91,7 +91,7 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
 def records_of(dataset: Any, split: str, config: TrainDetector, limit: int | None = None) -> Any:
     """The records of a split, with selective search's proposals where the network needs them."""
     size, options = kept_size_of(config), config.network.options
-    task, fitted = fitting(options.get("max_boxes", MAX_BOXES))
+    task, fitted = fitting(config.max_boxes or options.get("max_boxes", MAX_BOXES))
     records = decoded(dataset, split, size, task, fit=fitted, limit=limit)
     if not config.proposals:
         return records
@@ -320,7 +320,8 @@ def finish(
         "depth": config.network.depth, "input_size": list(kept_size_of(config)),
         "num_classes": config.network.num_classes or len(names), "channels": dataset.info.channels,
         "options": config.network.options, "dataset": config.data.name, "dataset_options": config.data.options,
-        "proposals": config.proposals, "test": config.test, "run": f"{run.job.experiment}/{run.run_id}",
+        "proposals": config.proposals, "search": config.search, "test": config.test,
+        "run": f"{run.job.experiment}/{run.run_id}",
     }  # fmt: skip
     checkpoint.save_arrays(weights, checkpoint.weights_of(network), card)
     result = run.finish(

@@ -45,6 +45,8 @@ DEVIATIONS = (
     "cross-entropy; the paper prints none",
     "the released code draws all boxes to their anchors during the first 12,800 images; this loss does not",
     "images keep their shape and are padded at the bottom and the right; boxes wholly in the padding are left out",
+    "in training at several sizes, images of the others are made from those of the network's own, not from the "
+    "originals",
 )
 
 

@@ -45,6 +45,8 @@ DEVIATIONS = (
     "predictions that overlap an object by more than 0.5 are ignored, as in the paper; by 0.7 in cfg/yolov3.cfg",
     "an object whose centre lies on the right or bottom edge belongs to the last cell; Darknet's next row takes it",
     "the 1000 boxes of the highest objectness go into non-maximum suppression, in Darknet all above the threshold",
+    "in training at several sizes, images of the others are made from those of the network's own, not from the "
+    "originals",
 )
 
 
