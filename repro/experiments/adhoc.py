@@ -136,8 +136,8 @@ def pictures(images: Iterable[Path]) -> list[Path]:
 def evaluation(
     name: str, data: str, weights: Path, split: str, size: tuple[int, int] | None = None, variant: str | None = None
 ) -> Experiment:  # fmt: skip
-    """`repro eval`: the weights' own network on a split of a data set. A Darknet .weights file does not say what network
-    it is of: that is the released one, at `size` (the paper's by default)."""
+    """`repro eval`: the weights' own network on a split of a data set. A Darknet .weights file does not say what it is
+    of: the released network, at `size` (the paper's by default)."""
     entry, info = _checked(name, data)
     if weights.suffix == ".weights":
         if not (entry.task == "detection" and entry.paper.startswith("yolo")):
