@@ -30,6 +30,8 @@ def predict(network: Network, card: dict, images: list[Path], weights: Path, out
     info = dataset_class(card["dataset"]).info
     task = registry.architecture(network.name).task
     names = class_names_of(dataset_class(card["dataset"]), task)
+    if task == "detection":
+        raise ReproError(f"repro predict draws no boxes, which {network.name} answers with", "score it with repro eval")
     if network.channels not in (1, 3):
         raise ReproError(f"{weights} takes {network.channels} channels", "repro predict reads grey and RGB images")
     pixels = [read_image(path) for path in images]
