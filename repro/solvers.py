@@ -34,6 +34,7 @@ def train_svms(
     negative_iou: float = 0.3,
     feature_norm: float = 20.0,
     retrain_after: int = RETRAIN_AFTER,
+    cache: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """One linear SVM a class, with one pass of hard-negative mining (R-CNN, Sec 2.3 and App B; rcnn_train.m).
@@ -47,9 +48,12 @@ def train_svms(
 
     Negatives are the proposals with IoU < `negative_iou`; those between and the positives are left out. A class keeps
     a cache of negatives: all of the first image, then those that score above -1.0001. It is solved anew after the
-    first image, whenever more than `retrain_after` negatives joined since, and at the end; then negatives
-    below -1.2 are dropped. One pass never sees these again, so that the result is close to, not equal to, the SVM of
-    all negatives. Left out of the release's procedure: its two-fold models, made to score the training images.
+    first image, whenever more than `retrain_after` negatives joined since, and at the end; then negatives below -1.2
+    are dropped. One pass never sees these again, so that the result is close to, not equal to, the SVM of all
+    negatives. Left out of the release's procedure: its two-fold models, made to score the training images.
+
+    `cache` is ours: at most so many negatives are kept, those of the highest scores, and so many must be new before a
+    class is solved again. Where features tell classes little apart, almost every proposal is hard.
 
     Returns `weights` float32 [D,K], `bias` float32 [K] and `scale`, a float, so that the scores of features are
     (features * scale) @ weights + bias; and `stats`, for each class the number of `positives`, of `negatives` that
@@ -61,7 +65,8 @@ def train_svms(
     if len(positives) != num_classes:
         raise ReproError(f"positives of {len(positives)} classes, not {num_classes}", "give a list, one a class")
     scale = feature_scale(images, feature_norm)
-    options = dict(C=C, bias_multiplier=bias_multiplier, positive_weight=positive_weight, seed=seed)
+    options = dict(C=C, bias_multiplier=bias_multiplier, positive_weight=positive_weight, cache=cache, seed=seed)
+    retrain_after = max(retrain_after, cache or 0)
     machines = []
     for number, (features, overlaps) in enumerate(images()):
         features = _checked(f"features of image {number}", features)
@@ -205,7 +210,9 @@ class _Machine:
         objective = weights @ weights / 2 + (bias / o["bias_multiplier"]) ** 2 / 2 + o["C"] * hinge.sum()
         self.stats["objective"].append(float(objective))
         self.stats["negatives"] = len(negatives)
-        self._negatives = negatives[scores[len(self._positives) :] >= EVICT_SCORE]
+        scores = scores[len(self._positives) :]
+        hardest = np.sort(np.argsort(-scores, kind="stable")[: o["cache"]])
+        self._negatives = negatives[hardest[scores[hardest] >= EVICT_SCORE]]
         self._waiting, self.added = [], 0
         return weights, bias
 

@@ -130,6 +130,24 @@ def test_easy_negatives_are_evicted_or_never_taken():
     assert negatives(near, near + 3) > 10
 
 
+def test_a_cache_keeps_the_hardest_negatives_alone():
+    rng = np.random.default_rng(0)  # features that tell nothing: every negative is hard
+    positives = [rng.normal(size=(20, DIMENSION)).astype("float16")]
+    stream = [(rng.normal(size=(50, DIMENSION)).astype("float16"), np.zeros((50, 1))) for _ in range(40)]
+
+    def solved(**options):
+        return train_svms(positives, lambda: iter(stream), 1, **options)
+
+    whole, tight = solved(retrain_after=50), solved(retrain_after=50, cache=100)
+    assert whole["stats"][0]["negatives"] > 1000
+    # what was kept and what joined: more than 100, an image has 50
+    assert 100 < tight["stats"][0]["negatives"] <= 100 + 150
+    assert len(tight["stats"][0]["objective"]) < len(whole["stats"][0]["objective"])
+    # one that nothing fills changes nothing
+    wide, without = solved(retrain_after=5000, cache=5000), solved(retrain_after=5000)
+    np.testing.assert_array_equal(wide["weights"], without["weights"])
+
+
 def test_images_are_streamed():
     """A second image is not asked for while the first is held, and no pass but two is made."""
     positives, stream = scene(0.3, images=6)
@@ -321,6 +339,13 @@ def test_kmeans_weighs_small_boxes_as_much_as_large_ones():
     large = np.array([400.0, 400.0]) * np.exp(0.2 * rng.normal(size=(60, 2)))
     found = kmeans_boxes(np.concatenate([small, large]), 3, seed=0)
     np.testing.assert_allclose(sorted(found[:2].tolist()), [[4, 8], [8, 4]], rtol=0.05)
+
+
+def test_kmeans_leaves_the_callers_boxes_alone():
+    sizes = clusters(0)
+    before = sizes.copy()
+    kmeans_boxes(sizes, 1)
+    np.testing.assert_array_equal(sizes, before)
 
 
 def test_average_iou():

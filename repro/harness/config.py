@@ -88,9 +88,11 @@ class TrainDetector(Train, tag="train_detector"):
 
 
 class TrainRCNN(TrainDetector, tag="train_rcnn"):
-    """Train R-CNN: `epochs` and the optimizer are fine-tuning's, `num_proposals` what selective search gives it."""
+    """Train R-CNN: `epochs` and the optimizer are fine-tuning's, `num_proposals` what selective search gives it,
+    `svm_cache` the negatives that an SVM keeps at most (None: no limit, as released)."""
 
     num_proposals: int = 2000
+    svm_cache: int | None = None
 
 
 class TrainYolo(TrainDetector, tag="train_yolo"):

@@ -152,7 +152,9 @@ def train_rcnn(job: Job, progress: Progress) -> None:
         seconds = {"fine-tuning": sum(history["seconds"])}  # what an interrupted run did before, too
         folder = run.folder / "features"
         try:
-            solved = solve(network, train, names, folder, seconds, lambda at, note: report(0.5 + 0.2 * at, note))
+            solved = solve(
+                network, train, names, folder, seconds, lambda at, note: report(0.5 + 0.2 * at, note), config.svm_cache
+            )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         found = detections_of(network, solved, test, config, lambda at, note: report(0.7 + 0.3 * at, note))
@@ -162,7 +164,7 @@ def train_rcnn(job: Job, progress: Progress) -> None:
 
 def solve(
     network: keras.Model, images: Images, names: tuple[str, ...], folder: Path, seconds: dict[str, float],
-    report: Progress,
+    report: Progress, cache: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """SVMs (Section 2.3) and box regressions (Appendix C) of a fine-tuned network, from features on the disk.
 
@@ -198,7 +200,7 @@ def solve(
     width = network.output["features"].shape[-1]
     solved = train_svms(
         [np.array(rows, "float16").reshape(-1, width) for rows in positives], stream, len(names),
-        negative_iou=rcnn.NEGATIVE_IOU,
+        negative_iou=rcnn.NEGATIVE_IOU, cache=cache,
     )  # fmt: skip
     seconds["SVMs"] = time.perf_counter() - started
     started = time.perf_counter()
@@ -331,6 +333,7 @@ def finish(
             "inference": f"{config.num_proposals} proposals warped to {'x'.join(map(str, kept_size_of(config)))}",
             "detections": f"SVM scores above {SVM_THRESHOLD:g} (0.05 of the softmax), non-maximum suppression at IoU "
             f"{rcnn.NMS_IOU:g} in each class, the best 100 of an image",
+            **({"svm_cache": f"at most {config.svm_cache} negatives a class"} if config.svm_cache else {}),
             "feature_bytes": "fc7 of the proposals and their overlaps with the objects, float16, an image on the disk",
             "map_unrefined": "without box regression",
             "map_softmax": "fine-tuning's softmax in place of the SVMs, without box regression",
