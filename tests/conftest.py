@@ -12,6 +12,20 @@ settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+@pytest.fixture
+def weightless():
+    """Calls a function that builds a network of any size, without the memory of its weights."""
+    import keras
+
+    def build(function, *names, **settings):
+        with keras.StatelessScope(initialize_variables=False):
+            return function(*names, **settings)
+
+    yield build
+    # Keras remembers variables without values, and would give them some at the end of its next stateless scope
+    keras.utils.clear_session(free_memory=False)
+
+
 @pytest.fixture(autouse=True)
 def own_folders(monkeypatch, tmp_path):
     """No test reads the clone's data or writes its results."""

@@ -38,16 +38,13 @@ def _precision():
 
 
 @pytest.fixture
-def sketch():
+def sketch(weightless):
     """Builds a network of any size without its memory."""
 
     def build(name, **settings):
-        with keras.StatelessScope(initialize_variables=False):
-            return getattr(darknet, name)(**PAPER | settings)
+        return weightless(getattr, darknet, name)(**PAPER | settings)
 
-    yield build
-    # Keras remembers variables without values, and would give them some at the end of its next stateless scope
-    keras.utils.clear_session(free_memory=False)
+    return build
 
 
 def picture(size, count=2, channels=3):

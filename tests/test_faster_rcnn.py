@@ -41,16 +41,13 @@ def _precision():
 
 
 @pytest.fixture
-def sketch():
+def sketch(weightless):
     """Builds a network of any size without its memory; settings as for `registry.build`."""
 
     def build(name="faster_rcnn", **settings):
-        with keras.StatelessScope(initialize_variables=False):
-            return registry.build(name, **settings)
+        return weightless(registry.build, name, **settings)
 
-    yield build
-    # Keras remembers variables without values, and would give them some at the end of its next stateless scope
-    keras.utils.clear_session(free_memory=False)
+    return build
 
 
 def fact(name, prefix="faster_rcnn"):

@@ -53,16 +53,13 @@ def precision():
 
 
 @pytest.fixture
-def sketch():
+def sketch(weightless):
     """Builds a network of any size without its memory; settings as for `registry.build`."""
 
     def build(name, **settings):
-        with keras.StatelessScope(initialize_variables=False):
-            return registry.build(name, **settings)
+        return weightless(registry.build, name, **settings)
 
-    yield build
-    # Keras remembers variables without values, and would give them some at the end of its next stateless scope
-    keras.utils.clear_session(free_memory=False)
+    return build
 
 
 def relative_error(a, b):

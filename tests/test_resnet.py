@@ -29,16 +29,13 @@ def _precision():
 
 
 @pytest.fixture
-def sketch():
+def sketch(weightless):
     """Builds a network of any size without its memory."""
 
     def build(function=resnet.resnet101, **settings):
-        with keras.StatelessScope(initialize_variables=False):
-            return function(**PAPER | settings)
+        return weightless(function, **PAPER | settings)
 
-    yield build
-    # Keras remembers variables without values, and would give them some at the end of its next stateless scope
-    keras.utils.clear_session(free_memory=False)
+    return build
 
 
 def filled(function=resnet.resnet101, **settings):

@@ -25,16 +25,13 @@ def _precision():
 
 
 @pytest.fixture
-def sketch():
+def sketch(weightless):
     """Builds a network of any size without its memory."""
 
     def build(**settings):
-        with keras.StatelessScope(initialize_variables=False):
-            return unet.unet(**PAPER | settings)
+        return weightless(unet.unet, **PAPER | settings)
 
-    yield build
-    # Keras remembers variables without values, and would give them some at the end of its next stateless scope
-    keras.utils.clear_session(free_memory=False)
+    return build
 
 
 def filled(**settings):

@@ -34,19 +34,16 @@ def precision():
 
 
 @pytest.fixture
-def sketch():
+def sketch(weightless):
     """Builds a network of any size without its memory; the paper's size unless settings say otherwise."""
     sizes = {"yolo_v1": (20, 448), "fast_yolo": (20, 448), "extraction": (1000, 224)}
 
     def build(name, **settings):
         num_classes, side = sizes[name]
         whole = {"num_classes": num_classes, "input_size": (side, side), "width": 1.0, "depth": 1.0}
-        with keras.StatelessScope(initialize_variables=False):
-            return getattr(yolo_v1, name)(**{**SMALL, **whole, **settings})
+        return weightless(getattr, yolo_v1, name)(**{**SMALL, **whole, **settings})
 
-    yield build
-    # Keras remembers variables without values, and would give them some at the end of its next stateless scope
-    keras.utils.clear_session(free_memory=False)
+    return build
 
 
 def small(name, size=CANVAS, **settings):

@@ -49,17 +49,14 @@ def _precision():
 
 
 @pytest.fixture
-def sketch():
+def sketch(weightless):
     """Builds a network of any size without its memory."""
 
     def build(function=yolo.yolo_v2, **settings):
         full = {"num_classes": 20, "input_size": (416, 416), "channels": 3, "variant": "paper", "width": 1, "depth": 1}
-        with keras.StatelessScope(initialize_variables=False):
-            return function(**full | settings)
+        return weightless(function, **full | settings)
 
-    yield build
-    # Keras remembers variables without values, and would give them some at the end of its next stateless scope
-    keras.utils.clear_session(free_memory=False)
+    return build
 
 
 # the networks of the paper and of the .cfg files

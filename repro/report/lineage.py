@@ -20,6 +20,7 @@ from repro.report.pooling import (
     protocol_notes,
     setup_of,
     speed_pools,
+    timing_text,
 )
 from repro.report.render import Row, Section, columns, number
 from repro.report.stages import proposer_of
@@ -47,13 +48,6 @@ _PRINTED = {
 def _lineages(results: Sequence[Result], current: CodeHash | None) -> list[Pool]:
     chosen = [r for r in results if r.config.get("type") == "lineage"]
     return speed_pools(chosen, "speed", current)
-
-
-def _text(timing: Timing | None) -> str:
-    if timing is None:
-        return ""
-    spread = "" if timing.n == 1 else f" ({number(timing.p5)}–{number(timing.p95)})"
-    return number(timing.median) + spread
 
 
 def _proposals(entry: Pool, model: str) -> Timing | None:
@@ -84,7 +78,7 @@ def _row(entry: Pool, model: str) -> Row:
     times = {key: pooled_timing(entry.results, f"{model}.{name}") for key, name in _STAGES[model].items()}
     times |= {"search": _proposals(entry, model), "total": pooled_timing(entry.results, f"{model}.total")}
     for key, timing in times.items():
-        cells[key] = _text(timing)
+        cells[key] = timing_text(timing)
         values |= {f"{key}_ms_{part}": getattr(timing, part, None) for part in ("median", "p5", "p95", "n")}
     whole, reference = _whole(entry, model), _whole(entry, "fast_rcnn")
     own, fast = (pooled_timing(entry.results, f"{name}.total") for name in (model, "fast_rcnn"))
@@ -195,7 +189,7 @@ def rpn_sections(results: Sequence[Result], current: CodeHash | None) -> list[Se
                 cells, values = setup_of(entry)
                 total = sum(timing.median for timing in timings)
                 cells |= {"id": entry.row_id("R"), "what": what, "driver": entry.first.machine.driver}
-                cells["time"] = _text(timings[0]) if len(timings) == 1 else number(total)
+                cells["time"] = timing_text(timings[0]) if len(timings) == 1 else number(total)
                 cells["n"] = str(min(timing.n for timing in timings))
                 cells["paper"] = "" if printed is None else f"{printed:g}"
                 values |= {"what": what, "ms": total, "n": int(cells["n"]), "paper_ms": printed}

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from repro.harness.record import Result, Timing
+from repro.harness.record import Result
 from repro.report.pooling import (
     CODE,
     SCALES,
@@ -17,6 +17,7 @@ from repro.report.pooling import (
     protocol_notes,
     setup_of,
     speed_pools,
+    timing_text,
 )
 from repro.report.render import Row, Section, columns, number
 
@@ -40,13 +41,6 @@ _OTHER = (
     "tf.image.crop_and_resize with max pooling is another operation, timed because early TensorFlow detectors use it "
     "in RoI pooling's place: there is no agreement to tell."
 )
-
-
-def _text(timing: Timing | None) -> str:
-    if timing is None:
-        return ""
-    spread = "" if timing.n == 1 else f" ({number(timing.p5)}–{number(timing.p95)})"
-    return number(timing.median) + spread
 
 
 def _of(results: Iterable[Result], metric: str, key: str) -> list[Any]:
@@ -76,7 +70,8 @@ def _row(entry: Pool, case: str, peer: str) -> Row:
     agreement, exact = _agreement(entry, key)
     cells |= {
         "id": entry.row_id(_LETTER), "model": title, "driver": entry.first.machine.driver,
-        "data": data_title(entry.first), "ours": _text(mine), "peer": _PEERS.get(peer, peer), "theirs": _text(theirs),
+        "data": data_title(entry.first), "ours": timing_text(mine), "peer": _PEERS.get(peer, peer),
+        "theirs": timing_text(theirs),
         "n": "/".join(dict.fromkeys(str(timing.n) for timing in (mine, theirs) if timing)),
         "ratio": "" if ratio is None else number(ratio), "agreement": agreement,
     }  # fmt: skip

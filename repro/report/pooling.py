@@ -12,7 +12,7 @@ from typing import Any
 from repro.files import canonical_hash
 from repro.harness.record import Machine, Result, Timing
 from repro.registry import ARCHITECTURES
-from repro.report.render import columns
+from repro.report.render import columns, number
 
 CodeHash = Callable[[Result], str | None]
 SCALES = ("paper", "reduced", "smoke")
@@ -282,6 +282,14 @@ def speed_pools(results: Iterable[Result], kind: str, current: CodeHash | None) 
     """Finished timing runs pooled over hosts with the same accelerator (or CPU) and driver."""
     chosen = (r for r in results if r.status == "ok" and r.kind == kind)
     return pool(chosen, lambda r: (*_run_key(r), hardware(r.machine), r.machine.driver), current)
+
+
+def timing_text(timing: Timing | None) -> str:
+    """Median and, of several repetitions, the 5th to 95th percentile; empty where nothing was timed."""
+    if timing is None:
+        return ""
+    spread = "" if timing.n == 1 else f" ({number(timing.p5)}–{number(timing.p95)})"
+    return number(timing.median) + spread
 
 
 def pooled_timing(results: Iterable[Result], name: str) -> Timing | None:
