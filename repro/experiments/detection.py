@@ -111,7 +111,7 @@ PRESETS = (
              "rois": 64},
         ),
         {
-            "rcnn": dict(_NARROW, epochs=2, batch_size=128, num_proposals=300, svm_cache=5000),
+            "rcnn": dict(_NARROW, epochs=2, batch_size=128, num_proposals=300, svm_cache=2000),
             "fast_rcnn": dict(_NARROW, epochs=14, batch_size=4),
             "faster_rcnn": dict(_NARROW, epochs=14, batch_size=4),
         },
