@@ -10,6 +10,7 @@ from repro.facts import Fact
 from repro.harness.config import Anchors, Data, DetectorSpeed, Network
 from repro.harness.record import Dataset
 from repro.report.render import Table, to_csv, to_latex, to_markdown
+from repro.report.tables import write_tables
 from repro.report.yolo import CAPTIONS, anchor_figure, anchor_sections, detectors_figure, speed_sections
 
 VOC = Dataset(name="voc2007", version="1", split="trainval", fingerprint="c" * 16, official=True)
@@ -317,3 +318,11 @@ def test_tables_can_be_written(printed):
         assert CAPTIONS[name][0] in text
         assert to_latex(table).count(r"\begin{table}") == len(sections)
         assert len(to_csv(table).splitlines()) == 1 + sum(len(s.rows) for s in sections if s.csv)
+
+
+def test_the_index_leads_from_their_rows_to_the_result_files(printed, tmp_path):
+    write_tables([timed(), clustered()], tmp_path)
+    index = (tmp_path / "README.md").read_text()
+    for run_id, experiment in (("one", timed().experiment), ("k", clustered().experiment)):
+        assert f"results/{experiment}/{run_id}.json" in index
+    assert {"anchors.png", "anchors.md", "yolo_speed.md"} <= {path.name for path in tmp_path.iterdir()}

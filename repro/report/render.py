@@ -234,7 +234,7 @@ def _rows_by_id(table: Table) -> dict[str, tuple[str, tuple[str, ...]]]:
         for row in section.rows:
             if row.files:
                 setting = " ".join(filter(None, (row.cells.get("backend"), row.cells.get("precision"))))
-                text = "; ".join(filter(None, (row.cells["model"], setting, section.heading)))
+                text = "; ".join(filter(None, (row.cells.get("model"), setting, section.heading)))
                 found.setdefault(row.id or row.cells.get("experiment", ""), (text, row.files))
     return found
 
