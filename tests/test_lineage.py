@@ -207,6 +207,7 @@ def test_the_papers_figures_stand_beside():
     """Seconds of a K40, without selective search."""
     rows = rows_by(lineage_sections([timed()], None), "model")
     assert [row.cells["paper"] for row in rows.values()] == ["47 s", "0.32 s", "0.22 s", "0.198 s"]
+    assert [row.cells["paper_bare"] for row in rows.values()] == ["147", "1.00", "0.688", "0.619"]
     assert rows["R-CNN"].values["paper_seconds"] == paper_value("rcnn", "rcnn.latency_vgg16").value
     faster = paper_value("faster_rcnn", "faster_rcnn.stages_vgg16")
     assert rows["Faster R-CNN"].values["paper_seconds"] == pytest.approx(faster.value["total"] / 1000)
@@ -252,7 +253,7 @@ def test_hosts_are_pooled_and_devices_and_scales_kept_apart():
 def test_notes_say_how_many_proposals_there_were():
     two = timed("two", metrics={"images": 2, "proposals": [100, 80]}, config_hash="1" * 12)
     (section,) = lineage_sections([timed(), two], None)
-    assert "1 image, 1994 to 1994 proposals each." in section.notes
+    assert "1 image, 1994 proposals each." in section.notes
     assert "2 images, 80 to 100 proposals each." in section.notes
     other = timed("other", metrics={"images": 1, "proposals": [300]}, config_hash="2" * 12)
     (section,) = lineage_sections([timed(), other], None)

@@ -85,15 +85,19 @@ def _row(entry: Pool, model: str) -> Row:
     ratio = whole / reference if whole and reference else None
     bare = own.median / fast.median if own and fast else None
     printed, source = _printed_seconds(model)
+    printed_fast, _ = _printed_seconds("fast_rcnn")
+    printed_bare = printed / printed_fast if printed and printed_fast else None
     cells |= {
         "n": str(own.n) if own else "",
         "rate": number(1000 / whole) if whole else "",
         "ratio": number(ratio) if ratio else "",
         "bare": number(bare) if bare else "",
         "paper": f"{printed:g} s" if printed else "",
+        "paper_bare": number(printed_bare) if printed_bare else "",
     }
     values |= {"images_per_second": 1000 / whole if whole else None, "whole_over_fast": ratio}
     values |= {"total_over_fast": bare, "paper_seconds": printed, "paper_source": source or None}
+    values |= {"paper_over_fast": printed_bare}
     return Row(cells["id"], cells, values, entry.files)
 
 
@@ -102,7 +106,9 @@ def lineage_sections(results: Sequence[Result], current: CodeHash | None) -> lis
     shown = (*columns("id:row", "model"), *SETUP, *columns("driver*", "search:selective search", "backbone"))
     shown += columns("rpn:RPN", "propose:proposals + NMS", "roi:RoI or warp", "head:head or network")
     shown += columns("classify:SVMs + boxes", "nms:NMS", "total", "n", "rate:images/s", "ratio:x Fast, all")
-    shown += columns("bare:x Fast, without search", "paper:paper, K40", *(column.key for column in CODE))
+    shown += columns(
+        "bare:x Fast, without search", "paper:paper, K40", "paper_bare:paper, x Fast", *(column.key for column in CODE)
+    )
     sections, pools = [], _lineages(results, current)
     for scale in SCALES:
         chosen = [entry for entry in pools if entry.first.scale == scale]
@@ -118,11 +124,16 @@ def lineage_sections(results: Sequence[Result], current: CodeHash | None) -> lis
             for result in (r for entry in chosen for r in entry.results):
                 counts.setdefault(result.metrics["images"], []).extend(result.metrics["proposals"])
             notes += [
-                f"{count} image{'s' if count > 1 else ''}, {min(found)} to {max(found)} proposals each."
+                f"{count} image{'s' if count > 1 else ''}, {_range(found)} proposals each."
                 for count, found in counts.items()
             ]
             sections.append(Section(heading(scale, "Milliseconds an image"), shown, rows, tuple(notes)))
     return sections + _training_sections(results, current)
+
+
+def _range(counts: list[int]) -> str:
+    least, most = min(counts), max(counts)
+    return str(most) if least == most else f"{least} to {most}"
 
 
 def _training_sections(results: Sequence[Result], current: CodeHash | None) -> list[Section]:
