@@ -13,6 +13,7 @@ from repro.harness.record import Dataset, Timing, read_results
 from repro.harness.run import Job
 from repro.harness.worker import execute
 from repro.report.lineage import lineage_sections, recall_sections, rpn_sections
+from repro.report.readme import headline
 
 TINY = Lineage(
     data=Data(name="shapes", options={"image_size": (32, 48), "max_objects": 2, "test_size": 2}), images=2,
@@ -248,6 +249,12 @@ def test_hosts_are_pooled_and_devices_and_scales_kept_apart():
     }  # fmt: skip
     assert (fast["NVIDIA H200"].cells["n"], fast["NVIDIA H200"].cells["driver"]) == ("100", "570")
     assert len(fast["NVIDIA H200"].files) == 2
+
+
+def test_the_readme_shows_the_three_generations():
+    (line,) = (line for line in headline([timed()]).splitlines() if "R-CNN line" in line)
+    for generation in ("R-CNN ", "Fast R-CNN ", "Faster R-CNN "):
+        assert generation in line
 
 
 def test_notes_say_how_many_proposals_there_were():

@@ -9,6 +9,7 @@ from repro import facts
 from repro.facts import Fact
 from repro.harness.config import Anchors, Data, DetectorSpeed, Network
 from repro.harness.record import Dataset
+from repro.report.readme import headline
 from repro.report.render import Table, to_csv, to_latex, to_markdown
 from repro.report.tables import write_tables
 from repro.report.yolo import CAPTIONS, anchor_figure, anchor_sections, detectors_figure, speed_sections
@@ -326,3 +327,11 @@ def test_the_index_leads_from_their_rows_to_the_result_files(printed, tmp_path):
     for run_id, experiment in (("one", timed().experiment), ("k", clustered().experiment)):
         assert f"results/{experiment}/{run_id}.json" in index
     assert {"anchors.png", "anchors.md", "yolo_speed.md"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_readme_shows_the_times_of_whole_detectors(printed):
+    text = headline([timed()])
+    (line,) = (line for line in text.splitlines() if "whole detectors" in line)
+    for label in CARDS:
+        assert f"{label} " in line
+    assert "random weights" in line

@@ -16,7 +16,9 @@ _BEST = 3
 _SHOWN = {
     "segmentation": {"mean_iou": "mIoU", "pixel_accuracy": "pixel acc.", "mean_dice": "Dice"},
     "classification": {"top1": "top-1", "top5": "top-5"},
+    "detection": {"map": "mAP", "coco_ap": "COCO AP"},
 }
+_GENERATIONS = {"rcnn": "R-CNN", "fast_rcnn": "Fast R-CNN", "faster_rcnn": "Faster R-CNN"}
 
 
 def headline(results: Sequence[Result], *, current_code_hash: pooling.CodeHash | None = None) -> str:
@@ -27,7 +29,7 @@ def headline(results: Sequence[Result], *, current_code_hash: pooling.CodeHash |
     results = sorted(results, key=lambda r: (r.experiment, r.run_id))
     uses, shown = _uses(results, current_code_hash)
     rows = [row for task in _SHOWN for row in _accuracy(results, task, current_code_hash, shown)]
-    rows += _latency(results, current_code_hash)
+    rows += _latency(results, current_code_hash) + _whole_detectors(results, current_code_hash)
     if not uses and not rows:
         return "There are no results yet: `./run_all.sh` makes them."
     note = (
@@ -168,6 +170,23 @@ def _latency(results: Sequence[Result], current: pooling.CodeHash | None) -> lis
         if parts:
             row_id = f"`{entry.row_id('X')}`"
             rows.append([pooling.model_title(first), where, first.scale, ", ".join(parts) + state, run, row_id])
+    return rows
+
+
+def _whole_detectors(results: Sequence[Result], current: pooling.CodeHash | None) -> list[list[str]]:
+    """A row for the R-CNN line and one for the detectors of one run, by device: images or frames a second."""
+    rows = []
+    for kind, letter, title in (("lineage", "L", "R-CNN line"), ("detector_speed", "Y", "whole detectors")):
+        pools = pooling.speed_pools([r for r in results if r.config.get("type") == kind], "speed", current)
+        for entry in _best(pools, [(pooling.hardware(p.first.machine),) for p in pools]):
+            first = entry.first
+            names = _GENERATIONS if kind == "lineage" else {label: label for label in first.metrics["networks"]}
+            totals = {name: pooling.pooled_timing(entry.results, f"{key}.total") for key, name in names.items()}
+            shown = ", ".join(f"{name} {number(total.median)} ms" for name, total in totals.items() if total)
+            state = " (stale)" if entry.code == "stale" else ""
+            where = "an image to its final boxes, without selective search" if kind == "lineage" else "an image"
+            run = f"random weights, {pooling.hardware(first.machine)}, {first.backend} {pooling.precision_of(first)}"
+            rows.append([title, where, first.scale, shown + state, run, f"`{entry.row_id(letter)}`"])
     return rows
 
 

@@ -67,7 +67,7 @@ def _draw(panels: Sequence[Panel], metric: str) -> Figure:
     handles = [Line2D([], [], color=colours[model], marker="o", linestyle="", label=model) for model in models]
     handles.append(Line2D([], [], color="grey", marker="+", linestyle="", markersize=11))
     names = [*models, "lowest to highest seed, latency p5 to p95"]
-    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    figure.legend(handles, names, loc="outside lower center", ncols=2 * wide, fontsize=9, frameon=False)
     _place_labels(figure, list(zip(axes, panels, strict=False)))
     return figure
 

@@ -1,5 +1,6 @@
 """Whole detectors side by side, how well clustered anchors cover a data set's boxes, and both as figures."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -296,7 +297,7 @@ def _draw_clusters(panels: list[tuple[str, list[list[Any]]]], printed: list[list
             axis.plot(ks, values, color=COLOURS[index % len(COLOURS)], label=label, **style)
         if printed:
             axis.plot(*zip(*printed, strict=True), "kx", label="YOLO v2's paper, PASCAL VOC")
-        axis.set_title(title, loc="left", fontsize=11)
+        axis.set_title("\n".join(textwrap.wrap(title, 100)), loc="left", fontsize=11)
         axis.set(xlabel="clusters", ylabel="average IoU %")
         axis.set_xticks(sorted({k for _, ks, _ in lines for k in ks}))
         axis.grid(alpha=0.25)
