@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from repro.errors import ReproError, unknown_name
 
-Task = Literal["classification", "segmentation", "detection"]
+Task = Literal["classification", "segmentation", "detection", "instance"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,10 @@ _TABLE = (
                  variants=_BOTH, backbone="darknet19"),
     Architecture("yolo_v3", "yolov3", "detection", "repro.models.yolo_v3", "yolo_v3", (416, 416), 80,
                  backbone="darknet53"),
+    Architecture("mask_rcnn", "mask_rcnn", "instance", "repro.models.mask_rcnn", "mask_rcnn", (1024, 1024), 80,
+                 auxiliary=True, backbone="resnet101"),
+    Architecture("mask_rcnn_fpn", "mask_rcnn", "instance", "repro.models.mask_rcnn", "mask_rcnn_fpn", (1024, 1024), 80,
+                 auxiliary=True, backbone="resnet101"),
 )  # fmt: skip
 ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in _TABLE}
 

@@ -35,11 +35,12 @@ _OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
     "faster_rcnn_resnet101": ({**_REGIONS, "frozen_stages": 0, "frozen_bn": False},),
 }
 # case -> (architecture, its options): the whole registry but the YOLO detectors, which take images of n x 32 or 64, and
-# are compared on both backends in test_yolo_v1.py, test_yolo_v2.py and test_yolo_v3.py
+# Mask R-CNN, which takes masks; they are compared on both backends in test_yolo_v1.py, test_yolo_v2.py, test_yolo_v3.py
+# and test_mask_rcnn.py
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "-".join([entry.name, *(value for value in options.values() if isinstance(value, str))]): (entry.name, options)
     for entry in registry.ARCHITECTURES.values()
-    if not (entry.task == "detection" and entry.paper.startswith("yolo"))
+    if not (entry.task == "detection" and entry.paper.startswith("yolo")) and entry.task != "instance"
     for options in _OPTIONS.get(entry.name, ({},))
 }
 # a train step takes the longest to compile: one for each architecture, with its first options. Faster R-CNN on

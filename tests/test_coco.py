@@ -236,7 +236,8 @@ def test_bad_annotation_files_are_named(folder, content, parts):
         (thing(6, mask={"counts": [-8, 200], "size": [12, 16]}), "no polygons or runs"),
         (thing(6, mask={"counts": [2**70], "size": [12, 16]}), "no polygons or runs"),
         (thing(6, mask={"counts": [], "size": [12, 16]}), "0 pixels"),
-        (thing(6, mask={"counts": "03:OG2001", "size": [12, 16]}), "no polygons or runs"),
+        (thing(6, mask={"counts": "03:OG2001", "size": [12, 16]}), "runs of"),
+        (thing(6, mask={"counts": "q", "size": [12, 16]}), "no compressed run lengths"),
     ],
 )
 def test_bad_objects_are_named(folder, each, part):

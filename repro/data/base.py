@@ -96,6 +96,8 @@ LOADERS: dict[str, str] = {
     "voc2012": "repro.data.voc:Voc2012",
     "bccd": "repro.data.voc:Bccd",
     "coco2017": "repro.data.coco:Coco2017",
+    "penn_fudan": "repro.data.penn_fudan:PennFudan",
+    "nuclei": "repro.data.nuclei:Nuclei",
     "voc2007_tfds": "repro.data.tfds_detection:Voc2007Tfds",
     "voc2012_tfds": "repro.data.tfds_detection:Voc2012Tfds",
     "coco2017_tfds": "repro.data.tfds_detection:Coco2017Tfds",

@@ -38,10 +38,10 @@ class Experiment:
 @functools.cache
 def all_experiments() -> dict[str, Experiment]:
     """Every preset by name, in the order they run without a budget."""
-    from repro.experiments import classification, detection, segmentation, speed, yolo
+    from repro.experiments import classification, detection, instance, segmentation, speed, yolo
 
     presets = [*speed.PRESETS[:1], *classification.PRESETS, *segmentation.PRESETS, *detection.PRESETS]
-    presets += yolo.PRESETS
+    presets += [*yolo.PRESETS, *instance.PRESETS]
     presets += speed.PRESETS[1:]
     return {preset.name: preset for preset in presets}
 

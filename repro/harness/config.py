@@ -106,6 +106,11 @@ class TrainYolo(TrainDetector, tag="train_yolo"):
     burn_in: float = 0.0
 
 
+class TrainInstance(TrainDetector, tag="train_instance"):
+    """Train a network for instance segmentation; the fields of `TrainDetector`. test: options of the network for its
+    final boxes (`score_threshold`, `nms_threshold`, `max_detections`)."""
+
+
 class Evaluate(Config, tag="evaluate"):
     """Score the weights of a file on the test split."""
 
@@ -172,6 +177,16 @@ class DetectorSpeed(Config, tag="detector_speed"):
     seconds: float = 60.0
 
 
+class MaskOverhead(Config, tag="mask_overhead"):
+    """Time networks of Mask R-CNN with random weights, with their mask branch and without."""
+
+    networks: tuple[Network, ...]
+    precision: str = "float32"
+    warmup: int = 10
+    repetitions: int = 50
+    seconds: float = 60.0
+
+
 class Anchors(Config, tag="anchors"):
     """Cluster the sizes of a data set's boxes under 1 - IoU (YOLO v2, Section 2), for each k; `size`: (height, width)
     images are fitted into."""
@@ -212,8 +227,8 @@ class Inspect(Config, tag="inspect"):
 
 
 AnyConfig = (
-    Train | TrainDetector | TrainRCNN | TrainYolo | Evaluate | Majority | Speed | Lineage | DetectorSpeed | Anchors
-    | Operations | Peer | Inspect
+    Train | TrainDetector | TrainRCNN | TrainYolo | TrainInstance | Evaluate | Majority | Speed | Lineage
+    | DetectorSpeed | MaskOverhead | Anchors | Operations | Peer | Inspect
 )  # fmt: skip
 
 

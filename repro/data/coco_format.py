@@ -1,0 +1,243 @@
+"""Instances in COCO's JSON format (Lin et al., ECCV 2014): polygons, run lengths, and compressed run lengths.
+
+A box that sticks out of its image by at most one pixel is clipped; an object whose box has no width or height is left
+out (COCO's official train2017 has two, annotations 918 and 2206849), and so is one whose polygons fill no pixel of the
+image (COCO val2017 as derived from panoptic labels has slivers); all else that makes no sense is an error. Polygons
+are filled by pycocotools, which cuts them at the image's border.
+"""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from repro import paths
+from repro.data.base import Info, Sample
+from repro.data.images import read_bytes, read_image
+from repro.data.voc import checked_boxes
+from repro.errors import NoDataError, ReproError, unknown_name
+from repro.masks import run_lengths
+
+
+class _Image(msgspec.Struct, gc=False):
+    id: int
+    file_name: str
+    height: int
+    width: int
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    id: int
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    iscrowd: Literal[0, 1]
+    segmentation: msgspec.Raw  # decoded when its image is asked for: it is nearly all of the file
+
+
+class _Category(msgspec.Struct, gc=False):
+    id: int
+    name: str
+
+
+class _Instances(msgspec.Struct):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+class _Runs(msgspec.Struct, gc=False):
+    counts: list[Annotated[int, msgspec.Meta(ge=0, le=2**31)]] | str  # text: compressed
+    size: tuple[int, int]
+
+
+_PARSE_MASK = msgspec.json.Decoder(list[list[float]] | _Runs).decode
+
+
+class CocoFormat:
+    """A data set in COCO's format, its images in the order of their ids: `folder` of the data folder has a folder of
+    images for each split (`folders`) and `annotations/instances_<that folder>.json`.
+
+    `category_ids` are the categories of the classes, in their order; `counts` the published numbers of images and
+    annotations of each split, `cure` what mends a damaged copy. A crowd is one box and one mask around many
+    objects."""
+
+    info: ClassVar[Info]
+    folder: ClassVar[str]
+    folders: ClassVar[dict[str, str]]
+    category_ids: ClassVar[tuple[int, ...]]
+    counts: ClassVar[dict[str, tuple[int, int]]]
+    cure: ClassVar[str]
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {}
+        self._root = paths.data_dir() / self.folder
+        self._images: dict[str, list[_Image]] = {}
+        self._annotations: dict[str, dict[int, list[_Annotation]]] = {}
+        self._fingerprints: dict[str, str] = {}
+        self._labels = {category: label for label, category in enumerate(self.category_ids)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a worker process reads the annotations again, which is faster than to pickle them
+        return self.__dict__ | {"_images": {}, "_annotations": {}}
+
+    def prepare(self) -> None:
+        """Check the annotations, and that no image is missing. Raises NoDataError where there is no copy, ReproError
+        where it is incomplete or makes no sense."""
+        for split in self.info.splits:
+            self._open(split)
+
+    def fingerprint(self, split: str) -> str:
+        """First 16 hex digits of the SHA-256 over the annotation file and each image's name and size in bytes.
+
+        The images, 19 GB of COCO, are not read: one changed without a change of its size does not show."""
+        if split not in self._fingerprints:
+            total = hashlib.sha256(hashlib.sha256(read_bytes(self._file(split))).digest())
+            for image in self._open(split):
+                total.update(f"{image.file_name} {self._path(split, image).stat().st_size}\n".encode())
+            self._fingerprints[split] = total.hexdigest()[:16]
+        return self._fingerprints[split]
+
+    def official(self, split: str) -> tuple[bool, str]:
+        """Whether the split has the published numbers of images and annotations.
+
+        No checksum of single files is published, so that edited pixels or boxes do not show here."""
+        found = len(self._open(split)), sum(map(len, self._annotations[split].values()))
+        named = zip(found, self.counts[split], ("images", "annotations"), strict=True)
+        reasons = [f"{here} of {published} {what}" for here, published, what in named if here != published]
+        return not reasons, "; ".join(reasons)
+
+    def size(self, split: str) -> int:
+        """Number of images of a split, those without objects included."""
+        return len(self._open(split))
+
+    def sample(self, split: str, index: int) -> Sample:
+        """Image uint8 [H,W,3], boxes [M,4], classes and crowd [M], masks bool [M,H,W]; objects in order of their ids.
+
+        `image_id` is the image's number. Raises ReproError naming the file when the image is damaged or of another
+        size than its annotations say, and the annotation where a box or mask makes no sense."""
+        image = self._open(split)[index]
+        path, file, size = self._path(split, image), self._file(split), (image.height, image.width)
+        # the objects were drawn over the stored pixels, whatever the EXIF orientation says
+        pixels = read_image(path, upright=False)
+        if pixels.shape[:2] != size:
+            stated, found = f"{size[0]}x{size[1]}", f"{pixels.shape[0]}x{pixels.shape[1]}"
+            raise ReproError(f"{path} is {found}, in {file} it is {stated} (height x width)", "unpack both again")
+        found = self._annotations[split].get(image.id, [])
+        objects = [each for each in found if each.bbox[2] != 0 and each.bbox[3] != 0]
+        corners = [(x, y, x + width, y + height) for x, y, width, height in (each.bbox for each in objects)]
+        boxes = checked_boxes(corners, size, lambda i: f"annotation {objects[i].id} of {file}", self.cure)
+        masks = [_mask(each, size, f"annotation {each.id} of {file}", self.cure) for each in objects]
+        seen = np.array([mask.any() for mask in masks], bool)
+        return Sample(
+            str(image.id),
+            pixels,
+            boxes=boxes[seen],
+            classes=np.array([self._labels[each.category_id] for each in objects], np.int32)[seen],
+            masks=np.array(masks, bool).reshape(-1, *size)[seen],
+            crowd=np.array([each.iscrowd for each in objects], bool)[seen],
+        )
+
+    def _file(self, split: str) -> Path:
+        return self._root / "annotations" / f"instances_{self.folders[split]}.json"
+
+    def _path(self, split: str, image: _Image) -> Path:
+        return self._root / self.folders[split] / image.file_name
+
+    def _absent(self, folder: Path) -> NoDataError:
+        """The error for a folder that is not there."""
+        return NoDataError(f"{folder} does not exist", self.info.manual or f"`repro data {self.info.name}` fetches it")
+
+    def _refetch(self, folder: Path) -> str:
+        """What mends a folder with an image missing."""
+        return self.cure
+
+    def _open(self, split: str) -> list[_Image]:
+        if split not in self.folders:
+            raise unknown_name(f"split of {self.info.name}", split, self.folders)
+        if split not in self._images:
+            folder, file = self._root / self.folders[split], self._file(split)
+            for needed in (self._root, folder, file.parent):
+                if not needed.is_dir():
+                    raise self._absent(needed)
+            instances = _read(file, self.cure)
+            _check(instances, file, dict(zip(self.category_ids, self.info.classes, strict=True)), self.cure)
+            present = {path.name for path in folder.iterdir()}
+            missing = [image.file_name for image in instances.images if image.file_name not in present]
+            if missing:
+                others = f", like {len(missing) - 1} more" if len(missing) > 1 else ""
+                problem = f"{folder / missing[0]}, which {file} asks for, does not exist{others}"
+                raise ReproError(problem, self._refetch(folder))
+            grouped: dict[int, list[_Annotation]] = {}
+            for each in sorted(instances.annotations, key=lambda each: each.id):
+                grouped.setdefault(each.image_id, []).append(each)
+            self._annotations[split] = grouped
+            self._images[split] = sorted(instances.images, key=lambda image: image.id)
+        return self._images[split]
+
+
+def _read(file: Path, cure: str) -> _Instances:
+    try:
+        return msgspec.json.decode(read_bytes(file), type=_Instances)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ReproError(f"{file} is no COCO instances file ({error})", cure) from None
+
+
+def _check(instances: _Instances, file: Path, names: dict[int, str], cure: str) -> None:
+    """Raise ReproError where ids are doubled or lead nowhere, or a category is not one of `names`, by id."""
+    if not instances.images:
+        raise ReproError(f"{file} names no image", cure)
+    ids: dict[str, set[int]] = {}
+    for what in ("images", "annotations", "categories"):
+        numbers = Counter(each.id for each in getattr(instances, what))
+        ids[what] = set(numbers)
+        for number, times in numbers.most_common(1):
+            if times > 1:
+                raise ReproError(f"{file} has {times} {what} with the id {number}", cure)
+    for each in instances.categories:
+        known = names.get(each.id, "no category")
+        if known != each.name:
+            raise ReproError(f"category {each.id} of {file} is {each.name[:60]!r}, here it is {known}", cure)
+    for image in instances.images:
+        if Path(image.file_name).name != image.file_name:
+            raise ReproError(f"image {image.id} of {file} has the file name {image.file_name[:60]!r}", cure)
+    for each in instances.annotations:
+        if each.image_id not in ids["images"]:
+            raise ReproError(f"annotation {each.id} of {file} is of image {each.image_id}, which is not there", cure)
+        if each.category_id not in ids["categories"]:
+            problem = f"annotation {each.id} of {file} is of category {each.category_id}, which is not there"
+            raise ReproError(problem, cure)
+
+
+def _mask(annotation: _Annotation, size: tuple[int, int], where: str, cure: str) -> np.ndarray:
+    """The pixels of an object, bool [H,W], as pycocotools fills its polygons or from its runs down the columns."""
+    height, width = size
+    try:
+        outline = _PARSE_MASK(annotation.segmentation)
+    except msgspec.DecodeError as error:
+        raise ReproError(f"{where} has no polygons or runs as a mask ({error})", cure) from None
+    if isinstance(outline, _Runs):
+        # pycocotools reads beyond its memory where runs do not fill the image
+        counts = _run_lengths(outline, where)
+        if outline.size != size or counts.sum() != height * width:
+            stated = f"{counts.sum()} pixels in {outline.size[0]}x{outline.size[1]}"
+            raise ReproError(f"{where} has a mask of {stated}, its image is {height}x{width} (height x width)", cure)
+        return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
+    farthest = 2 * max(size)  # pycocotools walks along every edge, pixel by pixel
+    for polygon in outline:
+        if len(polygon) < 6 or len(polygon) % 2 or max(map(abs, polygon)) > farthest:
+            shown = ", ".join(f"{value:g}" for value in polygon[:6])
+            raise ReproError(f"{where} has the polygon ({shown}{', ...' if polygon[6:] else ''})", cure)
+    if not outline:
+        raise ReproError(f"{where} has a mask without a polygon", cure)
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(outline, height, width))).astype(bool)
+
+
+def _run_lengths(outline: _Runs, where: str) -> np.ndarray:
+    if isinstance(outline.counts, str):
+        return run_lengths({"size": list(outline.size), "counts": outline.counts}, f"the mask of {where}")
+    return np.array(outline.counts, np.int64)

@@ -1,0 +1,143 @@
+"""Instance segmentation presets: Mask R-CNN on conv4 (C4) and on a feature pyramid (FPN).
+
+shapes-mask-rcnn*                          smoke  generated pictures, narrow networks: about a minute each on 2 cores
+penn-narrow-*, nuclei-narrow-*,            lab    an eighth of the width, half the depth, 256x256, from Tiny-ImageNet:
+coco-narrow-*                                     minutes a seed on 2 cores, run by name
+penn-narrow-mask-rcnn-fpn-*                lab    the same with RoI pooling, a softmax over classes, or no masks
+penn-*, nuclei-*, coco2017-mask-rcnn*      lab    full width: tens of minutes a seed on one GPU
+coco2017-mask-rcnn*                        paper  the paper's recipe: days on one GPU
+mask-overhead                              lab    the mask branch's share of the time, full size
+"""
+
+from typing import Any
+
+from repro.experiments.base import ADAMW, Experiment
+from repro.experiments.detection import SHAPES
+from repro.harness.config import Data, MaskOverhead, Network, TrainInstance
+
+_TITLES = {"mask_rcnn": "Mask R-CNN on conv4", "mask_rcnn_fpn": "Mask R-CNN on FPN"}
+PENN, NUCLEI = Data(name="penn_fudan"), Data(name="nuclei")
+COCO = Data(name="coco2017", test="val")
+_FREE = {"frozen_stages": 0, "frozen_bn": False}  # from random weights nothing is worth keeping
+
+
+def _family(
+    prefix: str, about: str, profile: str, data: Data, networks: dict[str, dict[str, Any]], recipe: dict[str, Any],
+    seconds: float, value: int, paper: bool = False, **fields: Any,
+) -> list[Experiment]:  # fmt: skip
+    """Both forms on one data set."""
+    presets = []
+    for name, title in _TITLES.items():
+        network = Network(name=name, **networks[name])
+        configs = {profile: TrainInstance(network=network, data=data, **recipe)}
+        costs = {profile: seconds}
+        if paper:
+            configs["paper"] = TrainInstance(
+                network=Network(name=name, options={"max_boxes": 128}), data=data, **_PAPER
+            )
+            costs["paper"] = 400_000
+        presets.append(
+            Experiment(
+                name=f"{prefix}-{name.replace('_', '-')}", about=f"{title} {about}", configs=configs, value=value,
+                seconds=costs, **fields,
+            )
+        )  # fmt: skip
+    return presets
+
+
+def _networks(
+    side: int, depth: float, max_boxes: int, conv4: dict[str, Any], pyramid: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Settings of both forms at an eighth of the width; what is the same for them is in neither's options."""
+    shared = {"width": 1 / 8, "depth": depth, "input_size": (side, side)}
+    options = {**_FREE, "max_boxes": max_boxes}
+    return {
+        "mask_rcnn": {**shared, "options": {**options, **conv4}},
+        "mask_rcnn_fpn": {**shared, "options": {**options, **pyramid}},
+    }
+
+
+def _full(max_boxes: int) -> dict[str, dict[str, Any]]:
+    """Whole networks for data with that many objects in an image."""
+    return {name: {"options": {"max_boxes": max_boxes}} for name in _TITLES}
+
+
+_SMALL_C4 = {"anchor_scales": (1, 2, 4), "min_size": 4, "before_nms": (300, 300), "after_nms": (100, 50), "rois": 16,
+             "rpn_sample": 64, "max_detections": 20}  # fmt: skip
+_SMALL_FPN = {"before_nms": (200, 100), "after_nms": (100, 50), "rois": 32, "rpn_sample": 64, "max_detections": 20}
+_NARROW_C4 = {"anchor_scales": (1, 2, 4, 8), "min_size": 4, "before_nms": (1000, 1000), "after_nms": (300, 200),
+              "rois": 64, "max_detections": 100}  # fmt: skip
+_NARROW_FPN = {"before_nms": (500, 500), "after_nms": (300, 200), "rois": 64, "max_detections": 100}
+# nuclei are many and small: anchors of half the size, regions from finer maps
+_NUCLEI_C4 = _NARROW_C4 | {"anchor_scales": (0.5, 1, 2, 4), "min_size": 2}
+_NUCLEI_FPN = _NARROW_FPN | {"anchor_scale": 4.0, "canonical_size": 112.0}
+
+_SMALL = _networks(96, 0.1, 8, _SMALL_C4, _SMALL_FPN)
+_SMOKE = dict(ADAMW, learning_rate=2e-3, augment={"flip": True}, val_every=100, epochs=10, batch_size=8)
+_NARROW = dict(
+    ADAMW, learning_rate=1e-3, augment={"flip": True}, val_every=100, batch_size=2,
+    init="tiny-imagenet-narrow-resnet101",
+)  # fmt: skip
+_TUNED = dict(
+    recipe="suite", optimizer="sgd", learning_rate=5e-3, weight_decay=1e-4, schedule="cosine", warmup=0.05,
+    clip_norm=10.0, augment={"flip": True}, val_every=5, batch_size=4, init="imagenet",
+)  # fmt: skip
+# as `recipe` of the model's file gives it
+_PAPER = dict(
+    recipe="paper", optimizer="sgd", momentum=0.9, learning_rate=0.02, weight_decay=1e-4, schedule="step",
+    drops=(0.75,), epochs=22, batch_size=16, augment={"flip": True}, val_every=2, init="imagenet",
+)  # fmt: skip
+_FPN_NARROW = _networks(256, 0.5, 64, _NARROW_C4, _NARROW_FPN)["mask_rcnn_fpn"]
+
+
+def _ablation(switch: dict[str, Any], name: str, about: str, loss_options: dict[str, Any]) -> Experiment:
+    """Mask R-CNN on FPN as `penn-narrow-mask-rcnn-fpn`, but for one switch."""
+    options = {**_FPN_NARROW["options"], **switch}
+    network = Network(name="mask_rcnn_fpn", **{**_FPN_NARROW, "options": options})
+    config = TrainInstance(
+        network=network, data=PENN, epochs=16, label=about, loss_options=loss_options, **_NARROW
+    )  # fmt: skip
+    return Experiment(
+        name=f"penn-narrow-mask-rcnn-fpn-{name}", about=f"Mask R-CNN on FPN, {about}, on Penn-Fudan, narrow",
+        configs={"lab": config}, value=21, seconds={"lab": 240}, seeds=3, by_name=True,
+    )  # fmt: skip
+
+
+PRESETS = (
+    *_family(
+        "shapes", "on generated pictures, narrow", "smoke", SHAPES, _SMALL, _SMOKE, 60, 53,
+    ),
+    *_family(
+        "penn-narrow", "on Penn-Fudan, an eighth of the width, half the depth", "lab", PENN,
+        _networks(256, 0.5, 64, _NARROW_C4, _NARROW_FPN), dict(_NARROW, epochs=16), 240, 22, seeds=3, by_name=True,
+    ),
+    *_family(
+        "nuclei-narrow", "on nuclei, an eighth of the width, half the depth", "lab", NUCLEI,
+        _networks(256, 0.5, 384, _NUCLEI_C4, _NUCLEI_FPN), dict(_NARROW, epochs=4), 300, 22, seeds=3, by_name=True,
+    ),
+    *_family(
+        "coco-narrow", "on COCO 2017, an eighth of the width, half the depth", "lab", COCO,
+        _networks(256, 0.5, 64, _NARROW_C4, _NARROW_FPN), dict(_NARROW, epochs=16, test_limit=500), 240, 22, seeds=3,
+        by_name=True,
+    ),
+    _ablation({"region_layer": "pool"}, "pool", "RoI pooling", {}),
+    _ablation({"mask_scores": "softmax"}, "softmax", "softmax over classes", {"mask_scores": "softmax"}),
+    _ablation({"mask_branch": False}, "boxes", "without masks", {}),
+    *_family("penn", "on Penn-Fudan", "lab", PENN, _full(64), dict(_TUNED, epochs=30), 900, 60),
+    *_family("nuclei", "on nuclei", "lab", NUCLEI, _full(384), dict(_TUNED, epochs=20), 3000, 58),
+    *_family(
+        "coco2017", "on COCO 2017", "lab", COCO, _full(128), dict(_TUNED, epochs=12, test_limit=5000), 7200, 57,
+        paper=True,
+    ),
+    Experiment(
+        name="mask-overhead", about="Mask R-CNN with and without its mask branch, image to final boxes and masks",
+        configs={
+            "smoke": MaskOverhead(
+                networks=tuple(Network(name=name, **given) for name, given in _SMALL.items()),
+                warmup=3, repetitions=10, seconds=4,
+            ),
+            "lab": MaskOverhead(networks=tuple(Network(name=name) for name in _TITLES)),
+        },
+        value=51, seconds={"smoke": 40, "lab": 400},
+    ),
+)  # fmt: skip
