@@ -105,30 +105,31 @@ class PyramidProposals(keras.layers.Layer):
         self, anchors: list[np.ndarray], before: int, after: int, nms_threshold: float, min_size: float, **kwargs: Any
     ) -> None:
         super().__init__(dtype="float32", **kwargs)
-        self.anchors, self.before, self.after = anchors, before, after
+        self.anchors, self.counts = np.concatenate(anchors), [len(level) for level in anchors]
+        self.before, self.after = before, after
         self.nms_threshold, self.min_size = nms_threshold, min_size
 
     def call(self, scores, deltas, valid_size):
         scores, deltas = (ops.stop_gradient(ops.cast(values, "float32")) for values in (scores, deltas))
-        boxes = clip_boxes(decode_boxes(deltas, np.concatenate(self.anchors)), valid_size)
+        boxes = clip_boxes(decode_boxes(deltas, self.anchors), valid_size)
         width, height = side_lengths(boxes)
         # of no area is of no use even where `min_size` is 0
         large = ops.logical_and(ops.minimum(width, height) >= self.min_size, ops.minimum(width, height) > 0.0)
         scores = ops.where(large, scores, float("-inf"))
-        most = min(self.before, max(map(len, self.anchors)))
+        most = min(self.before, max(self.counts))
         best, chosen, start = [], [], 0
-        for anchors in self.anchors:
-            value, index = ops.top_k(scores[:, start : start + len(anchors)], min(most, len(anchors)))
+        for count in self.counts:
+            value, index = ops.top_k(scores[:, start : start + count], min(most, count))
             empty = most - value.shape[1]
             best.append(ops.pad(value, ((0, 0), (0, empty)), constant_values=float("-inf")))
-            found = gather(boxes[:, start : start + len(anchors)], index)
+            found = gather(boxes[:, start : start + count], index)
             chosen.append(ops.pad(found, ((0, 0), (0, empty), (0, 0))))
-            start += len(anchors)
+            start += count
         best = ops.reshape(ops.stack(best, axis=1), (-1, most))  # [B*levels,before]
         chosen = ops.reshape(ops.stack(chosen, axis=1), (-1, most, 4))
         each = min(self.after, most)
         kept, valid = nms(chosen, best, self.nms_threshold, each, valid=best > float("-inf"))
-        pool = len(self.anchors) * each
+        pool = len(self.counts) * each
         best = ops.reshape(ops.where(valid, gather(best, kept), float("-inf")), (-1, pool))
         chosen = ops.reshape(gather(chosen, kept), (-1, pool, 4))
         best, index = ops.top_k(best, min(self.after, pool))

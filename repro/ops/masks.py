@@ -11,13 +11,17 @@ from keras import ops
 from repro.ops.boxes import MIN_SIDE, as_boxes
 from repro.ops.matching import gather
 
+# half a cell is common where a region is its object's box, and rounds to either side, in eager mode otherwise than
+# compiled; positions are right to about 1e-5 cells
+_TIE = 1e-3
+
 
 def mask_targets(masks: Any, boxes: Any, index: Any, rois: Any, size: int) -> Any:
     """What the mask branch is to predict for each region: float32 [B,R,size,size] of 0 and 1.
 
     masks [B,M,S,S] of any type, 0 where an object is not and 1 (255 for integers) where it is, each relative to its
     box of boxes [B,M,4]; index int [B,R] says which object a region of rois [B,R,4] stands for. A cell of the target
-    is 1 where the mask, bilinear between the centres of its cells, is at least one half at the cell's centre; beyond
+    is 1 where the mask, bilinear between the centres of its cells, is at least one half (to 0.001) at the cell's centre; beyond
     the object's box it is 0. Passes no gradient.
 
     Raises ValueError for shapes that do not fit and a `size` below 1."""
@@ -31,8 +35,7 @@ def mask_targets(masks: Any, boxes: Any, index: Any, rois: Any, size: int) -> An
     rows = _cell_weights(roi[..., 1], roi[..., 3], box[..., 1], box[..., 3], size, side)
     columns = _cell_weights(roi[..., 0], roi[..., 2], box[..., 0], box[..., 2], size, side)
     seen = ops.einsum("bryx,brkx->bryk", ops.einsum("brjy,bryx->brjx", rows, chosen), columns)
-    # a product of hat functions that should give one half may round below it
-    return ops.stop_gradient(ops.cast(seen >= 0.5 - 1e-5, "float32"))
+    return ops.stop_gradient(ops.cast(seen >= 0.5 - _TIE, "float32"))
 
 
 def _cell_weights(start: Any, end: Any, low: Any, high: Any, size: int, side: int) -> Any:
