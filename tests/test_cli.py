@@ -40,6 +40,7 @@ MODELS = [
 MODELS += ["rcnn", "fast_rcnn", "faster_rcnn", "faster_rcnn_resnet101", "yolo_v1", "fast_yolo", "yolo_v2", "yolo_v3"]
 MODELS += ["mask_rcnn", "mask_rcnn_fpn"]
 DATASETS = ["shapes", "camvid", "isbi2012", "dubai", "voc2012_seg", "voc2007", "voc2012", "bccd", "coco2017"]
+DATASETS += ["penn_fudan", "nuclei", "cityscapes_instances"]
 DATASETS += ["voc2007_tfds", "voc2012_tfds", "coco2017_tfds", "oxford_iiit_pet", "cityscapes", "tiny_imagenet"]
 DATASETS += ["imagenette", "imagenet2012"]
 CARD = {

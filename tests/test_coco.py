@@ -10,8 +10,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from messages import one_line
 from PIL import Image
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from repro.data import coco
@@ -136,6 +139,81 @@ def test_rounding_is_clipped_and_what_is_flat_is_left_out(folder):
     assert len(sample.masks) == len(sample.classes) == len(sample.crowd) == 1
 
 
+def compressed(mask):
+    """Run lengths as text, by pycocotools."""
+    return coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
+
+
+def masks_of(folder, *segmentations):
+    """The masks that objects of image 139 have, each with a box that fits any."""
+    objects = [thing(number, box=(0, 0, 16, 12), mask=each) for number, each in enumerate(segmentations, 1)]
+    rewrite(folder, instances(objects))
+    sample = Coco2017().sample("val", 1)
+    assert len(sample.boxes) == len(sample.classes) == len(sample.crowd) == len(sample.masks)
+    return sample.masks
+
+
+def test_run_lengths_as_numbers_and_as_text_are_those_of_pycocotools(folder):
+    rng = np.random.default_rng(3)
+    noise = [rng.random((12, 16)) < share for share in (0.02, 0.5, 0.98)]
+    full, corner = np.ones((12, 16), bool), np.zeros((12, 16), bool)
+    corner[0, 0] = corner[-1, -1] = True
+    masks = [*noise, full, corner]
+    as_text = [{"size": [12, 16], "counts": compressed(mask)} for mask in masks]
+    flat = [np.flatnonzero(np.diff(mask.T.ravel().astype(int), prepend=0, append=1 - mask[-1, -1])) for mask in masks]
+    as_numbers = [{"size": [12, 16], "counts": np.diff(cuts, prepend=0).tolist()} for cuts in flat]
+    np.testing.assert_array_equal(masks_of(folder, *as_text), masks)
+    np.testing.assert_array_equal(masks_of(folder, *as_numbers), masks)
+    np.testing.assert_array_equal(coco_mask.decode(as_text).transpose(2, 0, 1), masks)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@given(st.one_of(st.text(max_size=12), st.text([chr(code) for code in range(40, 120)], max_size=12)))
+def test_no_text_of_run_lengths_leads_beyond_the_image(folder, counts):
+    rewrite(folder, instances([thing(6, box=(0, 0, 16, 12), mask={"size": [12, 16], "counts": counts})]))
+    try:
+        shape, message = Coco2017().sample("val", 1).masks.shape, "annotation 6 of"
+    except ReproError as error:
+        shape, message = (0, 12, 16), str(error)
+    assert shape in [(0, 12, 16), (1, 12, 16)]
+    assert "annotation 6 of" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "polygon",
+    [
+        [-5, -4, 5, -4, 5, 6, -5, 6],
+        [10, 5, 30, 5, 30, 20, 10, 20],
+        [-9, 3, 30, 3, 30, 7, -9, 7],
+        [-20, -20, 30, -20, 30, 20, -20, 20],
+        [3, -7, 11, 6, 3, 19],
+    ],
+)
+def test_a_polygon_is_cut_at_the_border_as_by_pycocotools(folder, polygon):
+    (mask,) = masks_of(folder, [polygon])
+    expected = coco_mask.decode(coco_mask.frPyObjects([polygon], 12, 16))[..., 0].astype(bool)
+    np.testing.assert_array_equal(mask, expected)
+    rows, columns = np.nonzero(mask)
+    assert rows.min() == 0 or columns.min() == 0 or rows.max() == 11 or columns.max() == 15
+    # the same shape in a larger image, seen through the smaller one: off by what rounds a border of half pixels
+    shifted = (np.array(polygon, float).reshape(-1, 2) + 40).ravel().tolist()
+    larger = coco_mask.decode(coco_mask.frPyObjects([shifted], 92, 96))[40:52, 40:56, 0].astype(bool)
+    assert (mask != larger).sum() <= 6
+
+
+def test_an_object_whose_mask_has_no_pixel_is_left_out(folder):
+    beside = [[-9, 2, -3, 2, -3, 8, -9, 8]], [[20, 2, 25, 2, 25, 8, 20, 8]], [[2, -9, 9, -9, 9, -2, 2, -2]]
+    below = [[2, 14, 9, 14, 9, 20, 2, 20]]
+    sliver = [[3.1, 2.1, 3.2, 2.1, 3.2, 2.2, 3.1, 2.2]]
+    nothing = {"size": [12, 16], "counts": [192]}, {"size": [12, 16], "counts": compressed(np.zeros((12, 16)))}
+    masks = masks_of(folder, *beside, below, sliver, *nothing, TRIANGLE)
+    assert len(masks) == 1
+    assert masks.any()
+    partly = masks_of(folder, [TRIANGLE[0], beside[0][0]])
+    np.testing.assert_array_equal(partly, masks)
+
+
 def test_exif_orientation_does_not_turn_an_image_away_from_its_objects(folder):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -238,6 +316,14 @@ def test_bad_annotation_files_are_named(folder, content, parts):
         (thing(6, mask={"counts": [], "size": [12, 16]}), "0 pixels"),
         (thing(6, mask={"counts": "03:OG2001", "size": [12, 16]}), "runs of"),
         (thing(6, mask={"counts": "q", "size": [12, 16]}), "no compressed run lengths"),
+        (thing(6, mask={"counts": "", "size": [12, 16]}), "no compressed run lengths"),
+        (thing(6, mask={"counts": compressed(PHOTO[..., 0] > 99), "size": [16, 12]}), "192 pixels in 16x12"),
+        (thing(6, mask={"counts": compressed(PHOTO[..., 0] > 99)[:-1], "size": [12, 16]}), "runs of"),
+        (thing(6, mask={"counts": compressed(np.ones((12, 17))), "size": [12, 16]}), "runs of 204 pixels"),
+        (thing(6, mask={"counts": compressed(PHOTO[..., 0] > 99) + "\u00e9", "size": [12, 16]}), "no compressed"),
+        (thing(6, mask=[[1, 1, 5, 5]]), "polygon (1, 1, 5, 5)"),
+        (thing(6, mask=[[]]), "polygon ()"),
+        (thing(6, mask=[[1, 1]]), "polygon (1, 1)"),
     ],
 )
 def test_bad_objects_are_named(folder, each, part):

@@ -98,6 +98,7 @@ LOADERS: dict[str, str] = {
     "coco2017": "repro.data.coco:Coco2017",
     "penn_fudan": "repro.data.penn_fudan:PennFudan",
     "nuclei": "repro.data.nuclei:Nuclei",
+    "cityscapes_instances": "repro.data.cityscapes_instances:CityscapesInstances",
     "voc2007_tfds": "repro.data.tfds_detection:Voc2007Tfds",
     "voc2012_tfds": "repro.data.tfds_detection:Voc2012Tfds",
     "coco2017_tfds": "repro.data.tfds_detection:Coco2017Tfds",

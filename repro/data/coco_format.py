@@ -1,9 +1,9 @@
 """Instances in COCO's JSON format (Lin et al., ECCV 2014): polygons, run lengths, and compressed run lengths.
 
 A box that sticks out of its image by at most one pixel is clipped; an object whose box has no width or height is left
-out (COCO's official train2017 has two, annotations 918 and 2206849), and so is one whose polygons fill no pixel of the
-image (COCO val2017 as derived from panoptic labels has slivers); all else that makes no sense is an error. Polygons
-are filled by pycocotools, which cuts them at the image's border.
+out (COCO's official train2017 has two, annotations 918 and 2206849), and so is one whose mask has no pixel, such as a
+sliver between two rows of them or a polygon beside the image; all else that makes no sense is an error. Polygons are
+filled by pycocotools, which cuts them at the image's border.
 """
 
 import hashlib

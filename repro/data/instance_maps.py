@@ -10,7 +10,7 @@ from repro.data.images import is_image, read_bytes
 from repro.data.pairs import Pair
 from repro.errors import ReproError
 
-_MODES = ("I;16", "I;16B", "I")  # as Pillow calls 16-bit grey, by version and byte order
+_MODES = ("I;16", "I")  # what Pillow calls 16-bit grey, by version
 
 
 def match(folders: Pair, suffixes: tuple[str, str], cure: str) -> list[tuple[str, Pair]]:

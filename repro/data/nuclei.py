@@ -1,14 +1,16 @@
 """Nuclei in microscope images: Data Science Bowl 2018, stage 1 (Caicedo et al., Nature Methods 16, 2019).
 
-COCO's format: `nuclei/{train,val,test,annotations/instances_<split>.json}`, compressed run lengths, one class. The
-challenge's own layout, a folder of mask pictures an image, is not read. The split is that of the user's copy, so that
-no score on it is the challenge's.
+COCO's format: `nuclei/{train,val,test,annotations/instances_<split>.json}`, run lengths or polygons, one class. The
+challenge's own layout, a folder of mask pictures an image, is not read. It has 670 training images (stage1_train) and
+65 for the test (stage1_test), the largest of 1040x1388. Split and size are those of the user's copy, so that no score
+on it is the challenge's.
 """
 
 from typing import ClassVar
 
 from repro.data.base import Info
 from repro.data.coco_format import CocoFormat
+from repro.data.images import probe
 
 
 class Nuclei(CocoFormat):
@@ -24,8 +26,8 @@ class Nuclei(CocoFormat):
         splits=("train", "val", "test"),
         tasks=("detection", "instance"),
         classes=("nucleus",),
-        manual="fetch stage1_train of BBBC038 by hand, write it as nuclei/{train,val,test} and "
-        "nuclei/annotations/instances_<split>.json of the data folder",
+        manual="convert stage1_train and stage1_test of BBBC038 (Kaggle's data-science-bowl-2018 needs an account) to "
+        "COCO's format: nuclei/{train,val,test} and nuclei/annotations/instances_<split>.json of the data folder",
     )
     folder = "nuclei"
     folders: ClassVar[dict[str, str]] = {"train": "train", "val": "val", "test": "test"}
@@ -33,5 +35,7 @@ class Nuclei(CocoFormat):
     cure = "write the annotations again"
 
     def official(self, split: str) -> tuple[bool, str]:
-        """Never: the challenge has no such split."""
-        return False, "a split of its own of the stage 1 training images"
+        """Never: the challenge has neither this format nor this split. Says too when images are re-encoded."""
+        others = sorted({probe(self._path(split, image))[0] for image in self._open(split)} - {"PNG"})
+        why = "not the challenge's format and split"
+        return False, f"{why}; images re-encoded as {' and '.join(others)}" if others else why

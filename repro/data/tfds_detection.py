@@ -2,7 +2,8 @@
 
 TFDS divides corners by the size of the image and stores them in float32; rounded to a thousandth of a pixel, they are
 the official ones again. It does not subtract the 1 from which VOC's pixels count, so that this happens here. What is
-clipped, left out or refused is as in the loaders of the official layouts, and so are the samples, but for their order.
+clipped, left out or refused is as in the loaders of the official layouts, and so are the samples, but for their order,
+and for objects whose mask has no pixel: without masks, nothing tells them apart.
 """
 
 import dataclasses

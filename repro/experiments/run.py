@@ -127,7 +127,12 @@ def run_adhoc(experiment: Experiment, seed: int, backend: str | None) -> int:
     launch.run([task], float("inf"), fresh=False)
     if task.state in ("no data", "failed"):
         raise ReproError(f"{experiment.name} has {task.state}" if not task.note else task.note)
-    result = find(job, seed, read_results(paths.results_dir()))
+    show(find(job, seed, read_results(paths.results_dir())))
+    return 0
+
+
+def show(result: Result) -> None:
+    """Print a result's scores and timings, and where it is."""
     for name, value in result.metrics.items():
         if isinstance(value, int | float | str):
             print(f"{name:26} {value:.4f}" if isinstance(value, float) else f"{name:26} {value}")
@@ -136,4 +141,3 @@ def run_adhoc(experiment: Experiment, seed: int, backend: str | None) -> int:
     print(f"result   {paths.results_dir() / result.experiment / result.run_id}.json")
     if result.weights_sha256 and result.kind == "train":
         print(f"weights  {paths.runs_dir() / result.experiment / result.run_id / 'weights.safetensors'}")
-    return 0

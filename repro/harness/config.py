@@ -122,6 +122,16 @@ class Evaluate(Config, tag="evaluate"):
     tile_margin: int | None = None
 
 
+class Predictions(Config, tag="predictions"):
+    """Score someone else's predictions on the test split. predictions: a COCO results file or a folder of VOC's; task:
+    keeps their scores out of the tables, which are of our models."""
+
+    data: Data
+    predictions: str
+    predictions_sha256: str
+    task: Literal["predictions"] = "predictions"
+
+
 class Majority(Config, tag="majority"):
     """Answer every question with the training split's most frequent class."""
 

@@ -27,8 +27,7 @@ def instance_protocol() -> dict[str, str]:
     """The choices behind `coco_mask_ap` and `mask_iou`, in words, for result files and table captions."""
     return {
         "mask_ap": "pycocotools, masks in the original image; as COCO AP of boxes, with the IoU of masks",
-        "mask_sizes": "small below 32^2, large above 96^2 pixels of the object's mask, by the data set's area of "
-        "it where that is given",
+        "mask_sizes": "small below 32^2, large above 96^2 pixels of the object's mask",
         "mask_iou": "mean IoU of masks over the pairs that match by class and box: by falling score, each detection "
         "takes the object not yet taken with the highest box IoU, of 0.5 or more; crowds left out",
     }
@@ -43,9 +42,10 @@ def coco_mask_ap(
     """COCO's mask AP and AR, as fractions under `NAMES` of `repro.metrics.coco`, each None where there is no object to
     find. image_sizes: (height, width) of each image.
 
-    A truth's `area` sorts it into small, medium and large; without it that of its mask does. A crowd counts neither as found nor as missed, and takes every detection whose
-    share inside it reaches the IoU. Raises ReproError for lists of different lengths, masks of another number than the
-    boxes or another size than the image, and as `precision_recall` of `repro.metrics.detection`."""
+    A truth's `area` sorts it into small, medium and large; without it that of its mask does. A crowd counts neither as
+    found nor as missed, and takes every detection whose share inside it reaches the IoU. Raises ReproError for lists
+    of different lengths, masks of another number than the boxes or another size than the image, run lengths and areas
+    that make no sense, and as `precision_recall` of `repro.metrics.detection`."""
     if len(image_sizes) != len(truths):
         raise ReproError(f"sizes of {len(image_sizes)} images, truths of {len(truths)}", "give one of each an image")
     detections, objects = _checked(predictions, truths, num_classes, image_sizes)
@@ -118,30 +118,31 @@ def _checked(
     plain = [{"difficult": np.zeros(len(truth.get("classes", ())), bool), **truth} for truth in truths]
     detections, objects = checked(predictions, plain, num_classes)
     for number, size in enumerate(image_sizes):
-        for kind, image, given in (
-            ("prediction", detections[number], {"masks": predictions[number].get("masks", ())}),
-            ("truth", objects[number], truths[number]),
+        found, truth = predictions[number], truths[number]
+        for kind, image, masks, areas in (
+            ("prediction", detections[number], found.get("masks", ()), None),
+            ("truth", objects[number], truth.get("masks", ()), truth.get("area")),
         ):
-            image |= _masks(f"{kind} of image {number}", given, len(image["classes"]), size)
+            image |= _masks(f"{kind} of image {number}", masks, areas, len(image["classes"]), size)
             size = size or next((tuple(mask["size"]) for mask in image["masks"]), None)
     return detections, objects
 
 
-def _masks(where: str, given: dict[str, Any], count: int, size: tuple[int, int] | None) -> dict[str, Any]:
-    """The masks of an image and their areas in pixels: those that are given, else those of the masks."""
-    masks = given.get("masks", ())
+def _masks(
+    where: str, masks: Sequence[dict[str, Any]], areas: Any, count: int, size: tuple[int, int] | None
+) -> dict[str, Any]:
+    """`count` masks of an image of this size, and their areas in pixels: those that are given, else the masks'."""
     if len(masks) != count:
         raise ReproError(f"{where} has {count} boxes and {len(masks)} masks", "give a mask for each box")
-    areas = []
+    # pycocotools reads beyond its memory where runs do not fill the image
+    runs = [run_lengths(mask, f"mask {index} of {where}") for index, mask in enumerate(masks)]
     for index, mask in enumerate(masks):
-        # pycocotools reads beyond its memory where runs do not fill the image
-        areas.append(run_lengths(mask, f"mask {index} of {where}")[1::2].sum())
         size = tuple(size or mask["size"])
         if tuple(mask["size"]) != size:
             sizes = ("x".join(map(str, each)) for each in (mask["size"], size))
             problem = f"mask {index} of {where} is {next(sizes)}, the image is {next(sizes)} (height x width)"
             raise ReproError(problem, "give masks of the original image")
-    areas = np.asarray(given.get("area", areas), np.float64)
+    areas = np.asarray([each[1::2].sum() for each in runs] if areas is None else areas, np.float64)
     if areas.shape != (count,) or not (areas >= 0).all():
         raise ReproError(f"{where} has {count} masks and areas {areas.tolist()}", "give one a mask, in pixels")
     return {"masks": [{"size": list(mask["size"]), "counts": mask["counts"]} for mask in masks], "area": areas}

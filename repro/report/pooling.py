@@ -55,6 +55,9 @@ DATA_TITLES = {
     "voc2012": "PASCAL VOC 2012",
     "bccd": "BCCD blood cells",
     "coco2017": "COCO 2017",
+    "penn_fudan": "Penn-Fudan pedestrians",
+    "nuclei": "DSB 2018 nuclei",
+    "cityscapes_instances": "Cityscapes, instances",
 }
 BASELINE = "majority"
 _LOSSES = {"cross_entropy": "cross-entropy", "sigmoid": "sigmoid cross-entropy", "dice": "Dice"}
