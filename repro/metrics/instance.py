@@ -43,9 +43,10 @@ def coco_mask_ap(
     """COCO's mask AP and AR, as fractions under `NAMES` of `repro.metrics.coco`, each None where there is no object to
     find. image_sizes: (height, width) of each image.
 
-    A truth's `area` sorts it into small, medium and large; without it that of its mask does. A crowd counts neither as found nor as missed, and takes every detection whose
-    share inside it reaches the IoU. Raises ReproError for lists of different lengths, masks of another number than the
-    boxes or another size than the image, and as `precision_recall` of `repro.metrics.detection`."""
+    A truth's `area` sorts it into small, medium and large; without it that of its mask does. A crowd counts neither as
+    found nor as missed, and takes every detection whose share inside it reaches the IoU. Raises ReproError for lists of
+    different lengths, masks of another number than the boxes or another size than the image, runs that do not fill it,
+    and as `precision_recall` of `repro.metrics.detection`."""
     if len(image_sizes) != len(truths):
         raise ReproError(f"sizes of {len(image_sizes)} images, truths of {len(truths)}", "give one of each an image")
     detections, objects = _checked(predictions, truths, num_classes, image_sizes)
