@@ -70,7 +70,7 @@ def train_step(case: str) -> dict[str, np.ndarray]:
 
 def main() -> None:
     """Compute everything on one backend and write it."""
-    chosen = backend.select(sys.argv[1])
+    backend.select(sys.argv[1])
     import keras
 
     backend.set_precision("float32")

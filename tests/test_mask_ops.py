@@ -36,7 +36,7 @@ def looped(mask, box, roi, size):
             a, b = v - r, u - c
             value = (1 - a) * ((1 - b) * mask[r, c] + b * mask[r, c + 1])
             value += a * ((1 - b) * mask[r + 1, c] + b * mask[r + 1, c + 1])
-            target[i, j] = value >= 0.5
+            target[i, j] = value >= 0.5 - 1e-3
     return target
 
 

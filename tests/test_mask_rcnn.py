@@ -98,7 +98,7 @@ def test_settings_of_the_paper(weightless):
     propose = model.get_layer("propose")
     levels = np.split(propose.anchors, np.cumsum(propose.counts)[:-1])
     sizes = [np.sqrt(np.prod(a[:, 2:] - a[:, :2], axis=1)).mean() for a in levels]
-    np.testing.assert_allclose(sizes, [32, 64, 128, 256, 512], rtol=0.03)
+    np.testing.assert_allclose(sizes, [32, 64, 128, 256, 512], rtol=0.05)  # sides are rounded first
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,14 @@ def test_conv5_on_found_boxes_has_the_weights_of_the_box_branch():
     names = [layer.name for layer in model.layers]
     assert len(names) == len(set(names))
     assert sum(name.startswith("conv5_") and name.endswith("_conv") for name in names) == 4
-    assert len(model.get_layer("conv5_block1_1_conv")._inbound_nodes) == 2
+    inputs = {layer: model.get_layer(layer).input.shape[1:] for layer in ("conv5_block1_1_conv", "mask_deconv")}
+    assert inputs["conv5_block1_1_conv"][:2] == (14, 14)
+    assert inputs["mask_deconv"][:2] == (7, 7)
+    assert model.get_layer("conv5_block1_1_conv").regions == 10 + 6
+    kernel = model.get_layer("conv5_block1_1_conv").kernel
+    before = arrays_of(model(inputs_for(model)))["masks"]
+    kernel.assign(kernel * 1.5)
+    assert np.abs(arrays_of(model(inputs_for(model)))["masks"] - before).max() > 0
 
 
 @FORMS
@@ -127,7 +134,6 @@ def test_heads_of_training_and_inference_have_the_same_weights(name):
     training, inference = (built(name, heads) for heads in ("train", "infer"))
     shapes = [{layer.name: [tuple(w.shape) for w in layer.weights] for layer in model.layers if layer.weights}
               for model in (training, inference)]  # fmt: skip
-    del shapes[0]["sample"], shapes[0]["rpn_sample"]  # their seeds
     assert shapes[0] == shapes[1]
 
 

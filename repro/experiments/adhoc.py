@@ -21,6 +21,7 @@ from repro.harness.config import (
     Speed,
     Train,
     TrainDetector,
+    TrainInstance,
     TrainRCNN,
     TrainYolo,
 )
@@ -76,7 +77,7 @@ def training(
             augment={"flip": True}, **budget,
         )  # fmt: skip
     kind, extra = _kind_of(entry)
-    if init == "random" and kind in (TrainDetector, TrainRCNN):  # what is frozen would stay random
+    if init == "random" and kind in (TrainDetector, TrainRCNN, TrainInstance):  # what is frozen would stay random
         residual = entry.backbone == "resnet101"
         thawed = {"frozen_stages": 0, "frozen_bn": False} if residual else {"frozen_blocks": 0}
         wanted = msgspec.structs.replace(wanted, options={**wanted.options, **thawed})
@@ -96,6 +97,8 @@ def training(
 
 def _kind_of(entry: registry.Architecture) -> tuple[type[Train], dict[str, Any]]:
     """The kind of training an architecture takes, and the settings of it that the command line does not ask for."""
+    if entry.task == "instance":
+        return TrainInstance, {}
     if entry.task != "detection":
         return Train, {}
     if entry.paper.startswith("yolo"):

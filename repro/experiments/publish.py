@@ -10,6 +10,7 @@ from repro.harness.config import (
     Inspect,
     Lineage,
     Majority,
+    MaskOverhead,
     Operations,
     Peer,
     Speed,
@@ -18,17 +19,18 @@ from repro.harness.config import (
 from repro.harness.record import Result, read_results
 from repro.harness.run import current_code_hash
 from repro.registry import architecture
-from repro.report import gallery, readme, stages, tables
+from repro.report import gallery, instance, readme, stages, tables
 from repro.report.figures import Picture
 
 _KINDS = {
-    Speed: "speed", Lineage: "lineage", DetectorSpeed: "detector_speed", Anchors: "anchors", Operations: "operations",
+    Speed: "speed", Lineage: "lineage", DetectorSpeed: "detector_speed", MaskOverhead: "mask_overhead",
+    Anchors: "anchors", Operations: "operations",
     Peer: "peer", Inspect: "inspect",
 }  # fmt: skip
 # what stands in the place of a model's name where an experiment is not about one network
 _ABOUT = {
     Majority: "majority", Lineage: "R-CNN line", DetectorSpeed: "detectors", Anchors: "k-means",
-    Operations: "operations",
+    Operations: "operations", MaskOverhead: "Mask R-CNN",
 }  # fmt: skip
 
 
@@ -70,9 +72,13 @@ def _current(results: list[Result]):
 
 
 def _pictures(results: list[Result]) -> tuple[dict[str, Picture], dict[str, Picture]]:
-    """Galleries and stages of detectors by file name: to publish, and to keep here."""
-    (public, private), (more, kept) = (part.pictures(results, paths.results_dir()) for part in (gallery, stages))
-    return public | more, private | kept
+    """Galleries, stages of detectors and instances by file name: to publish, and to keep here."""
+    public, private = {}, {}
+    for part in (gallery, stages, instance):
+        published, kept = part.pictures(results, paths.results_dir())
+        public |= published
+        private |= kept
+    return public, private
 
 
 def write_all() -> list[Path]:

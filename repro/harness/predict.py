@@ -26,17 +26,21 @@ def predict(network: Network, card: dict, images: list[Path], weights: Path, out
     """Write pictures and `predictions.json` to a folder; returns a line to print for each image.
 
     Segmentation: `<stem>.mask.png` (labels, indexed colours), `<stem>.overlay.png` with a legend, and the share of
-    pixels of each class. Classification: the five highest classes with their softmax scores."""
+    pixels of each class. Classification: the five highest classes with their softmax scores. Detection and instance
+    segmentation: see `predict_objects`."""
     info = dataset_class(card["dataset"]).info
     task = registry.architecture(network.name).task
-    names = class_names_of(dataset_class(card["dataset"]), task)
-    if task == "detection":
-        raise ReproError(f"repro predict draws no boxes, which {network.name} answers with", "score it with repro eval")
     if network.channels not in (1, 3):
         raise ReproError(f"{weights} takes {network.channels} channels", "repro predict reads grey and RGB images")
     pixels = [read_image(path) for path in images]
     if network.channels == 1:
         pixels = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] for image in pixels]
+    if task in ("detection", "instance"):
+        from repro.harness.predict_objects import predict_objects
+
+        out.mkdir(parents=True, exist_ok=True)
+        return [*predict_objects(network, card, images, pixels, weights, out), f"written to {out}"]
+    names = class_names_of(dataset_class(card["dataset"]), task)
     model = build_network(network, network.num_classes)
     checkpoint.load_weights(model, checkpoint.load_arrays(weights)[0], str(weights))
     out.mkdir(parents=True, exist_ok=True)

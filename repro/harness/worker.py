@@ -50,6 +50,11 @@ _WORK = {
     Peer: "repro.harness.peer:peer",
     Inspect: "repro.harness.inspection:inspect_all",
 }
+# by the network's task
+_EVALUATION = {
+    "detection": "repro.harness.detect_eval:evaluate_detector",
+    "instance": "repro.harness.instance_eval:evaluate_instances",
+}
 NO_DATA, FAILED = 3, 1
 
 
@@ -69,8 +74,8 @@ def execute(job: Job, progress: Callable[[float, str], None]) -> None:
 
 
 def _work_of(config: AnyConfig) -> str:
-    if isinstance(config, Evaluate) and registry.architecture(config.network.name).task == "detection":
-        return "repro.harness.detect_eval:evaluate_detector"
+    if isinstance(config, Evaluate):
+        return _EVALUATION.get(registry.architecture(config.network.name).task, _WORK[Evaluate])
     return _WORK[type(config)]
 
 

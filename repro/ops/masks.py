@@ -21,8 +21,8 @@ def mask_targets(masks: Any, boxes: Any, index: Any, rois: Any, size: int) -> An
 
     masks [B,M,S,S] of any type, 0 where an object is not and 1 (255 for integers) where it is, each relative to its
     box of boxes [B,M,4]; index int [B,R] says which object a region of rois [B,R,4] stands for. A cell of the target
-    is 1 where the mask, bilinear between the centres of its cells, is at least one half (to 0.001) at the cell's centre; beyond
-    the object's box it is 0. Passes no gradient.
+    is 1 where the mask, bilinear between the centres of its cells, is at least one half (to 0.001) at the cell's
+    centre; beyond the object's box it is 0. Passes no gradient.
 
     Raises ValueError for shapes that do not fit and a `size` below 1."""
     if len(masks.shape) != 4 or masks.shape[2] != masks.shape[3] or size < 1:

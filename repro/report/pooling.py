@@ -35,6 +35,14 @@ METRICS = {
         "map_unrefined": "mAP % without box regression",
         "map_softmax": "mAP % of the softmax",
     },
+    "instance": {
+        "mask_ap": "mask AP %",
+        "mask_ap50": "mask AP50 %",
+        "mask_ap75": "mask AP75 %",
+        "coco_ap": "box AP %",
+        "coco_ap50": "box AP50 %",
+        "mask_iou_mean": "mask IoU % of matched pairs",
+    },
 }
 DATA_TITLES = {
     "shapes": "Shapes (generated)",
@@ -276,9 +284,8 @@ def accuracy_pools(results: Iterable[Result], task: str, current: CodeHash | Non
         data = (r.dataset.name, r.dataset.split, r.dataset.fingerprint, r.dataset.official) if r.dataset else ()
         return (*_run_key(r), *data)
 
-    metric = next(iter(METRICS[task]))
     chosen = (r for r in results if r.status == "ok" and r.kind in ("train", "eval") and task_of(r) == task)
-    return pool((r for r in chosen if metric in r.metrics), key, current)
+    return pool((r for r in chosen if METRICS[task].keys() & r.metrics.keys()), key, current)
 
 
 def speed_pools(results: Iterable[Result], kind: str, current: CodeHash | None) -> list[Pool]:

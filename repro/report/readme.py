@@ -17,6 +17,7 @@ _SHOWN = {
     "segmentation": {"mean_iou": "mIoU", "pixel_accuracy": "pixel acc.", "mean_dice": "Dice"},
     "classification": {"top1": "top-1", "top5": "top-5"},
     "detection": {"map": "mAP", "coco_ap": "COCO AP"},
+    "instance": {"mask_ap": "mask AP", "coco_ap": "box AP"},
 }
 _GENERATIONS = {"rcnn": "R-CNN", "fast_rcnn": "Fast R-CNN", "faster_rcnn": "Faster R-CNN"}
 

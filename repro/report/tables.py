@@ -13,6 +13,7 @@ from repro.report import figures, render, yolo
 from repro.report.accuracy import accuracy_sections, per_class_table, published_section
 from repro.report.cost import CAPTION as _COST
 from repro.report.cost import cost_table, newest_pools, speed_figure
+from repro.report.instance import overhead_sections
 from repro.report.lineage import lineage_sections, recall_sections, rpn_sections
 from repro.report.operations import operation_sections
 from repro.report.pooling import (
@@ -41,6 +42,7 @@ TABLES = {
     "classification": "Classification",
     "segmentation": "Semantic segmentation",
     "detection": "Object detection",
+    "instance": "Instance segmentation",
     "rcnn_lineage_speed": "R-CNN, Fast R-CNN and Faster R-CNN, stage by stage",
     "rpn_speed": "The time of region proposals",
     "yolo_speed": "Whole detectors side by side",
@@ -49,7 +51,8 @@ TABLES = {
     "peers": "Side by side with peers",
 }
 _TABLE_OF_KIND = {
-    "lineage": "rcnn_lineage_speed", "detector_speed": "yolo_speed", "anchors": "anchors", "operations": "peers",
+    "lineage": "rcnn_lineage_speed", "mask_overhead": "instance",
+    "detector_speed": "yolo_speed", "anchors": "anchors", "operations": "peers",
     "speed": "xla", "peer": "peers", "inspect": "architectures",
 }  # fmt: skip
 
@@ -196,6 +199,13 @@ _CAPTIONS: dict[str, tuple[str, ...]] = {
     "classification": (_POOLED, _COMPARABLE, _COST),
     "segmentation": (_POOLED, _COMPARABLE, _COST),
     "detection": (_POOLED, _COMPARABLE, _COST),
+    "instance": (
+        _POOLED,
+        _COMPARABLE,
+        _COST,
+        "AP is COCO's, of masks and of boxes. A row `without masks` is Faster R-CNN on the same network; rows with "
+        "another label differ from the plain one in that alone.",
+    ),
     "rcnn_lineage_speed": (
         "Milliseconds for one image, median with the 5th to 95th percentile, after warm-up, device synchronised. "
         "`total` is the detector from the image on the device to its final boxes; selective search comes on top of "
@@ -245,6 +255,7 @@ def build_tables(results: Sequence[Result], expected: Expected, current: CodeHas
         "peers": lambda found, code: [*peer_sections(found, code), *operation_sections(found, code)],
         "architectures": _architecture_sections,
         "detection": lambda found, code: [*accuracy_sections("detection", found, code), *recall_sections(found, code)],
+        "instance": lambda found, code: [*accuracy_sections("instance", found, code), *overhead_sections(found, code)],
         "rcnn_lineage_speed": lineage_sections,
         "rpn_speed": rpn_sections,
         "yolo_speed": yolo.speed_sections,

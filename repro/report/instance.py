@@ -1,0 +1,160 @@
+"""Instance segmentation: what the mask branch costs, and the found instances of the same test pictures.
+
+Pictures of generated data go into tables/, those of photographs to runs/gallery/, as `repro.report.gallery` says."""
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from repro import facts
+from repro.data.base import open_dataset
+from repro.errors import ReproError
+from repro.harness.record import Result
+from repro.harness.samples import sample_indices
+from repro.masks import decode_rle
+from repro.report.figures import Picture
+from repro.report.gallery import PUBLISHABLE, titles_of
+from repro.report.overlays import draw_boxes, draw_instances, grid, resize, rgb
+from repro.report.pooling import (
+    CODE,
+    SCALES,
+    SETUP,
+    CodeHash,
+    heading,
+    model_rank,
+    model_title,
+    pooled_timing,
+    protocol_notes,
+    setup_of,
+    speed_pools,
+    timing_text,
+)
+from repro.report.render import Row, Section, columns
+
+_LONGEST = 240
+_MODELS = 6  # side by side, beside picture and truth
+
+
+def overhead_sections(results: Sequence[Result], current: CodeHash | None) -> list[Section]:
+    """The time of an image with the mask branch and without, by scale, beside what is printed."""
+    shown = (*columns("id:row", "model"), *SETUP, *columns("driver*", "boxes:boxes ms", "masks:with masks ms", "n"))
+    shown += columns(
+        "overhead:mask overhead %", "paper:printed overhead %", "params:mask params M", "flops:mask GFLOPs"
+    )
+    pools = speed_pools((r for r in results if r.config.get("type") == "mask_overhead"), "speed", current)
+    printed = facts.find_fact("mask_rcnn.overhead"), facts.find_fact("mask_rcnn_fpn.seconds")
+    sections = []
+    for scale in SCALES:
+        chosen = [entry for entry in pools if entry.first.scale == scale]
+        rows = []
+        for entry in chosen:
+            cards = entry.first.metrics["networks"]
+            for model in dict.fromkeys(card["model"] for card in cards.values()):
+                boxes, masks = (pooled_timing(entry.results, f"{model}.{branch}") for branch in ("boxes", "masks"))
+                if boxes is None or masks is None:
+                    continue
+                more = {key: cards[f"{model}.masks"][key] - cards[f"{model}.boxes"][key] for key in ("params", "flops")}
+                overhead = 100 * (masks.median / boxes.median - 1)
+                cells, values = setup_of(entry)
+                card = cards[f"{model}.masks"]
+                depth = "" if card["depth"] == 1 else f", depth {card['depth']:g}"
+                cells |= {
+                    "id": entry.row_id("O"), "model": model, "driver": entry.first.machine.driver,
+                    "width": f"{card['width']:g}{depth}", "input": "x".join(map(str, card["input_size"])),
+                    "boxes": timing_text(boxes), "masks": timing_text(masks), "n": str(min(boxes.n, masks.n)),
+                    "overhead": f"{overhead:.1f}", "params": f"{more['params'] / 1e6:.2f}",
+                    "flops": f"{more['flops'] / 1e9:.1f}", "paper": _printed_overhead(model, *printed),
+                }  # fmt: skip
+                values |= {"model": model, "boxes_ms": boxes.median, "masks_ms": masks.median, "overhead": overhead}
+                rows.append(Row(cells["id"], cells, values, entry.files))
+        if rows:
+            notes = [f"Printed: {fact.source} ({fact.note})." for fact in printed if fact]
+            title = heading(scale, "The mask branch's share of the time, an image")
+            sections.append(Section(title, (*shown, *CODE), tuple(rows), (*protocol_notes(chosen, "O"), *notes)))
+    return sections
+
+
+def _printed_overhead(model: str, general: facts.Fact | None, seconds: facts.Fact | None) -> str:
+    """The paper's figure for Mask R-CNN as such, and Detectron's for the pyramid."""
+    parts = [f"about {general.value:g}"] if general else []
+    if seconds and model == "mask_rcnn_fpn":
+        parts.append(f"{100 * (seconds.value['masks'] / seconds.value['boxes'] - 1):.1f} (Detectron)")
+    return "; ".join(parts)
+
+
+def pictures(results: Sequence[Result], results_dir: Path) -> tuple[dict[str, Picture], dict[str, Picture]]:
+    """One gallery a data set: the same pictures through segmenters' successors, boxes of detectors and instances."""
+    newest: dict[str, Result] = {}
+    for result in sorted(results, key=lambda r: (-r.seed, r.started)):
+        kept = {"instances", "stages"} & set(result.artifacts)
+        if result.status == "ok" and result.kind == "train" and kept and result.dataset:
+            newest[result.experiment] = result
+    groups: dict[str, list[Result]] = {}
+    for result in sorted(newest.values(), key=lambda r: (model_rank(r.model), model_title(r), r.experiment)):
+        key = f"{result.dataset.name}_{result.dataset.fingerprint[:8]}_{result.metrics['images']}"
+        groups.setdefault(key, []).append(result)
+    public, private = {}, {}
+    for key, group in sorted(groups.items()):
+        if not any("instances" in result.artifacts for result in group):
+            continue
+        group = group[-_MODELS:]  # of many detectors the latest
+        data = [[title, _artifact(r).sha256] for title, r in zip(titles_of(group), group, strict=True)]
+        picture = Picture([key, data], functools.partial(_draw, group, results_dir))
+        taken, name = public if group[0].dataset.name in PUBLISHABLE else private, key.rsplit("_", 2)[0]
+        taken[f"gallery_instances_{name if f'gallery_instances_{name}.png' not in taken else key}.png"] = picture
+    return public, private
+
+
+def _artifact(result: Result) -> Any:
+    return result.artifacts.get("instances") or result.artifacts["stages"]
+
+
+def _draw(group: Sequence[Result], results_dir: Path) -> np.ndarray:
+    """Rows: pictures. Columns: the true instances, then each model's instances or, where it has none, boxes."""
+    first = group[0]
+    dataset = open_dataset(first.dataset.name, **first.config["data"].get("options", {}))
+    dataset.prepare()
+    names, split = dataset.info.classes, first.dataset.split
+    indices = sample_indices(first.metrics["images"])
+    kept = [_lines(result, results_dir, len(indices)) for result in group]
+    rows = []
+    for number, index in enumerate(indices):
+        sample = dataset.sample(split, index)
+        scale = _LONGEST / max(sample.image.shape[:2])
+        size = round(sample.image.shape[0] * scale), round(sample.image.shape[1] * scale)
+        image = resize(rgb(sample.image), size)
+        row = [image, draw_instances(image, _enlarged(sample.masks, size), sample.classes, names)]
+        for lines in kept:
+            entry = lines[number]
+            if "masks" in entry:
+                masks = [decode_rle(mask) for mask in entry["masks"]]
+                masks = np.array(masks, bool).reshape(-1, *sample.image.shape[:2])
+                row.append(
+                    draw_instances(image, _enlarged(masks, size), entry["classes"], names, scores=entry["scores"])
+                )
+            else:
+                boxes = np.array(entry["boxes"], float).reshape(-1, 4) * scale
+                row.append(draw_boxes(image, boxes, entry["classes"], names, scores=entry["scores"]))
+        rows.append(row)
+    return grid(rows, ["image", "objects", *titles_of(group)], cell=(_LONGEST, _LONGEST))
+
+
+def _enlarged(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Masks bool [M,H,W] at another size, by the nearest pixel."""
+    rows, columns_ = (np.arange(side) * old // side for side, old in zip(size, masks.shape[1:], strict=True))
+    return masks[:, rows][:, :, columns_]
+
+
+def _lines(result: Result, results_dir: Path, count: int) -> list[dict[str, Any]]:
+    path = results_dir / result.experiment / _artifact(result).file
+    try:
+        kept = [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError):
+        raise ReproError(f"{path} is missing or damaged", f"restore it, or run {result.experiment} again") from None
+    if len(kept) != count:
+        raise ReproError(f"{path} does not hold {count} images", f"run {result.experiment} again")
+    return kept
