@@ -202,25 +202,40 @@ def train(
 
 
 def eval_(
-    name: Positional[str],
+    name: Positional[str | None] = None,
+    *,
     data: str,
-    weights: Path,
+    weights: Path | None = None,
+    predictions: Path | None = None,
     split: str = "test",
     size: str | None = None,
     variant: str | None = None,
     backend: Backend | None = None,
 ) -> int:
-    """Score a network's weights on a split of a data set.
+    """Score a network's weights, or someone else's predictions without a network, on a split of a data set.
 
     Args:
-        name: An architecture of `repro list models`.
+        name: An architecture of `repro list models`, with --weights.
         data: A data set of `repro list datasets`.
         weights: A weight file (.safetensors) written by `repro train` or `repro run`, or of Darknet (.weights).
+        predictions: A COCO results file (.json) or a folder of VOC's comp4_det_test_<class>.txt, without a model.
         split: The split to score.
         size: Darknet's weights: the network's input, HxW; the paper's by default.
         variant: Darknet's weights: "paper" or "released" (the default) where the two differ.
         backend: tensorflow or jax.
     """
+    if predictions is not None:
+        of_models = {"NAME": name, "--weights": weights, "--size": size, "--variant": variant, "--backend": backend}
+        given = [option for option, value in of_models.items() if value is not None]
+        if given:
+            raise ReproError("--predictions are scored without a model", f"leave {' and '.join(given)} out")
+        from repro.experiments.run import show
+        from repro.harness.predictions import score_predictions
+
+        show(score_predictions(data, split, predictions))
+        return 0
+    if name is None or weights is None:
+        raise ReproError("there is nothing to score", "give NAME and --weights FILE, or --predictions FILE")
     from repro.experiments.adhoc import evaluation
 
     return _launch_one(evaluation(name, data, weights, split, parse_size(size), variant), 0, backend)

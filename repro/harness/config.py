@@ -237,8 +237,8 @@ class Inspect(Config, tag="inspect"):
 
 
 AnyConfig = (
-    Train | TrainDetector | TrainRCNN | TrainYolo | TrainInstance | Evaluate | Majority | Speed | Lineage
-    | DetectorSpeed | MaskOverhead | Anchors | Operations | Peer | Inspect
+    Train | TrainDetector | TrainRCNN | TrainYolo | TrainInstance | Evaluate | Predictions | Majority
+    | Speed | Lineage | DetectorSpeed | MaskOverhead | Anchors | Operations | Peer | Inspect
 )  # fmt: skip
 
 
