@@ -1,5 +1,5 @@
-"""Scoring someone else's predictions without a model: COCO's results file, or a folder of VOC's, beside the objects that
-a data set's loader gives.
+"""Scoring someone else's predictions without a model: a COCO results file, or a folder of VOC's, beside what a data
+set's loader gives.
 
 COCO: a JSON list of {image_id, category_id, bbox [x, y, width, height], score} and, for masks, segmentation
 {size [height, width], counts (compressed)}; cocodataset.org, "Results format". VOC: `comp4_det_test_<class>.txt` of
