@@ -2,22 +2,18 @@
 
 Pictures of generated data go into tables/, those of photographs to runs/gallery/, as `repro.report.gallery` says."""
 
-import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from repro import facts
 from repro.data.base import open_dataset
-from repro.errors import ReproError
 from repro.harness.record import Result
 from repro.harness.samples import sample_indices
 from repro.masks import decode_rle
 from repro.report.figures import Picture
-from repro.report.gallery import PUBLISHABLE, titles_of
+from repro.report.gallery import titles_of
 from repro.report.overlays import draw_boxes, draw_instances, grid, resize, rgb
 from repro.report.pooling import (
     CODE,
@@ -25,8 +21,6 @@ from repro.report.pooling import (
     SETUP,
     CodeHash,
     heading,
-    model_rank,
-    model_title,
     pooled_timing,
     protocol_notes,
     setup_of,
@@ -34,6 +28,7 @@ from repro.report.pooling import (
     timing_text,
 )
 from repro.report.render import Row, Section, columns
+from repro.report.stages import drawn, groups_of, kept_lines
 
 _LONGEST = 240
 _MODELS = 6  # side by side, beside picture and truth
@@ -87,30 +82,18 @@ def _printed_overhead(model: str, general: facts.Fact | None, seconds: facts.Fac
 
 
 def pictures(results: Sequence[Result], results_dir: Path) -> tuple[dict[str, Picture], dict[str, Picture]]:
-    """One gallery a data set: the same pictures through segmenters' successors, boxes of detectors and instances."""
-    newest: dict[str, Result] = {}
-    for result in sorted(results, key=lambda r: (-r.seed, r.started)):
-        kept = {"instances", "stages"} & set(result.artifacts)
-        if result.status == "ok" and result.kind == "train" and kept and result.dataset:
-            newest[result.experiment] = result
-    groups: dict[str, list[Result]] = {}
-    for result in sorted(newest.values(), key=lambda r: (model_rank(r.model), model_title(r), r.experiment)):
-        key = f"{result.dataset.name}_{result.dataset.fingerprint[:8]}_{result.metrics['images']}"
-        groups.setdefault(key, []).append(result)
-    public, private = {}, {}
-    for key, group in sorted(groups.items()):
-        if not any("instances" in result.artifacts for result in group):
-            continue
-        group = group[-_MODELS:]  # of many detectors the latest
-        data = [[title, _artifact(r).sha256] for title, r in zip(titles_of(group), group, strict=True)]
-        picture = Picture([key, data], functools.partial(_draw, group, results_dir))
-        taken, name = public if group[0].dataset.name in PUBLISHABLE else private, key.rsplit("_", 2)[0]
-        taken[f"gallery_instances_{name if f'gallery_instances_{name}.png' not in taken else key}.png"] = picture
-    return public, private
+    """The same pictures through detectors and instance segmentation, a gallery for each data set that has both."""
+    groups = {
+        # of many models the latest of the road
+        key: group[-_MODELS:]
+        for key, group in groups_of(results).items()
+        if any("instances" in result.artifacts for result in group)
+    }
+    return drawn("instances", groups, lambda r: r.artifacts[_artifact(r)].sha256, _draw, results_dir)
 
 
-def _artifact(result: Result) -> Any:
-    return result.artifacts.get("instances") or result.artifacts["stages"]
+def _artifact(result: Result) -> str:
+    return "instances" if "instances" in result.artifacts else "stages"
 
 
 def _draw(group: Sequence[Result], results_dir: Path) -> np.ndarray:
@@ -120,7 +103,7 @@ def _draw(group: Sequence[Result], results_dir: Path) -> np.ndarray:
     dataset.prepare()
     names, split = dataset.info.classes, first.dataset.split
     indices = sample_indices(first.metrics["images"])
-    kept = [_lines(result, results_dir, len(indices)) for result in group]
+    kept = [kept_lines(result, _artifact(result), results_dir, len(indices)) for result in group]
     rows = []
     for number, index in enumerate(indices):
         sample = dataset.sample(split, index)
@@ -147,14 +130,3 @@ def _enlarged(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Masks bool [M,H,W] at another size, by the nearest pixel."""
     rows, columns_ = (np.arange(side) * old // side for side, old in zip(size, masks.shape[1:], strict=True))
     return masks[:, rows][:, :, columns_]
-
-
-def _lines(result: Result, results_dir: Path, count: int) -> list[dict[str, Any]]:
-    path = results_dir / result.experiment / _artifact(result).file
-    try:
-        kept = [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError):
-        raise ReproError(f"{path} is missing or damaged", f"restore it, or run {result.experiment} again") from None
-    if len(kept) != count:
-        raise ReproError(f"{path} does not hold {count} images", f"run {result.experiment} again")
-    return kept

@@ -5,7 +5,7 @@ Pictures of generated data go into tables/, those of photographs to runs/gallery
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,12 @@ _LONGEST = 260
 
 def pictures(results: Sequence[Result], results_dir: Path) -> tuple[dict[str, Picture], dict[str, Picture]]:
     """Pictures of the stages by file name: those to publish, and those of photographs, which stay here."""
+    groups = groups_of(results)
+    return drawn("stages", groups, lambda r: r.artifacts["stages"].sha256, _draw, results_dir)
+
+
+def groups_of(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The newest run with kept stages of each experiment, first seed first, by the test images they share."""
     newest: dict[str, Result] = {}
     for result in sorted(results, key=lambda r: (-r.seed, r.started)):
         if result.status == "ok" and "stages" in result.artifacts and result.dataset:
@@ -36,13 +42,25 @@ def pictures(results: Sequence[Result], results_dir: Path) -> tuple[dict[str, Pi
     for result in sorted(newest.values(), key=lambda r: (model_rank(r.model), model_title(r), r.experiment)):
         key = f"{result.dataset.name}_{result.dataset.fingerprint[:8]}_{result.metrics['images']}"
         groups.setdefault(key, []).append(result)
+    return groups
+
+
+def drawn(
+    what: str,
+    groups: dict[str, list[Result]],
+    digest: Callable[[Result], str],
+    draw: Callable[[Sequence[Result], Path], np.ndarray],
+    results_dir: Path,
+) -> tuple[dict[str, Picture], dict[str, Picture]]:
+    """A picture `gallery_<what>_<data>.png` of each group: those to publish, and those of photographs. `digest`: of
+    what is drawn of a run."""
     public, private = {}, {}
     for key, group in sorted(groups.items()):
-        data = [[title, r.artifacts["stages"].sha256] for title, r in zip(titles_of(group), group, strict=True)]
-        picture = Picture([key, data], functools.partial(_draw, group, results_dir))
+        data = [[title, digest(result)] for title, result in zip(titles_of(group), group, strict=True)]
+        picture = Picture([key, data], functools.partial(draw, group, results_dir))
         name = key.rsplit("_", 2)[0]
         taken = public if group[0].dataset.name in PUBLISHABLE else private
-        taken[f"gallery_stages_{name if f'gallery_stages_{name}.png' not in taken else key}.png"] = picture
+        taken[f"gallery_{what}_{name if f'gallery_{what}_{name}.png' not in taken else key}.png"] = picture
     return public, private
 
 
@@ -53,7 +71,7 @@ def _draw(group: Sequence[Result], results_dir: Path) -> np.ndarray:
     dataset.prepare()
     names, split = dataset.info.classes, first.dataset.split
     indices = sample_indices(first.metrics["images"])
-    kept = [_stages(result, results_dir, len(indices)) for result in group]
+    kept = [kept_lines(result, "stages", results_dir, len(indices)) for result in group]
     titles = ["objects"]
     for title, stages in zip(titles_of(group), kept, strict=True):
         titles += [f"{title}: {stage}" for stage in _shown(stages[0])]
@@ -94,8 +112,9 @@ def _outlined(image: np.ndarray, boxes: np.ndarray, colour: tuple[int, int, int]
     return np.array(picture)
 
 
-def _stages(result: Result, results_dir: Path, count: int) -> list[dict[str, Any]]:
-    path = results_dir / result.experiment / result.artifacts["stages"].file
+def kept_lines(result: Result, artifact: str, results_dir: Path, count: int) -> list[dict[str, Any]]:
+    """What a run kept of its `count` sampled test images. Raises ReproError where that is gone or damaged."""
+    path = results_dir / result.experiment / result.artifacts[artifact].file
     try:
         kept = [json.loads(line) for line in path.read_text().splitlines()]
     except (OSError, ValueError):
