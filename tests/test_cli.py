@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from repro import backend
 from repro.cli import run_cli
 from repro.data.shapes import Shapes
-from repro.experiments import base, classification, detection, segmentation, speed, yolo
+from repro.experiments import base, classification, detection, instance, segmentation, speed, yolo
 from repro.experiments.base import Experiment
 from repro.harness import checkpoint, launch, machine, preflight
 from repro.harness.config import Data, Majority, Network, Train
@@ -506,6 +506,7 @@ def presets(monkeypatch):
     monkeypatch.setattr(segmentation, "PRESETS", made)
     monkeypatch.setattr(classification, "PRESETS", ())
     monkeypatch.setattr(detection, "PRESETS", ())
+    monkeypatch.setattr(instance, "PRESETS", ())
     monkeypatch.setattr(yolo, "PRESETS", ())
     monkeypatch.setattr(speed, "PRESETS", ())
     base.all_experiments.cache_clear()
