@@ -171,7 +171,7 @@ def test_predict_draws_the_boxes_of_a_detector(tmp_path):
     }
     settings = {"width": 1 / 32, "depth": 0.3, "num_classes": 3, "channels": 3}
     model = registry.build("faster_rcnn", input_size=(64, 64), **settings, **options)
-    weights, picture = tmp_path / "w.safetensors", tmp_path / "a.png"
+    weights, picture = tmp_path / "w.safetensors", tmp_path / "000000000139.png"
     card = {"model": "faster_rcnn", "variant": None, "options": options, "input_size": [64, 64], "dataset": "bccd",
             "dataset_options": {}, "test": {"score_threshold": 0.0}, **settings}  # fmt: skip
     checkpoint.save_arrays(weights, checkpoint.weights_of(model), card)
@@ -181,7 +181,8 @@ def test_predict_draws_the_boxes_of_a_detector(tmp_path):
     found = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert found
     assert "segmentation" not in found[0]
-    assert (tmp_path / "out" / "a.objects.png").exists()
+    assert {entry["image_id"] for entry in found} == {139}  # COCO's own number
+    assert (tmp_path / "out" / "000000000139.objects.png").exists()
 
 
 def test_predict_has_no_proposals_for_fast_rcnn(tmp_path):

@@ -29,8 +29,8 @@ def predict_objects(
     """Write `<stem>.objects.png` of every image, with the boxes or instances that score 0.3 or more, and all that was
     found to `predictions.json` in COCO's results format; returns a line to print for each image.
 
-    images uint8 [H,W,C]. `image_id` is the file's name; `category_id` is COCO's for its classes, else the class counted
-    from 1. Raises ReproError for networks that need proposals, and for weights that do not fit."""
+    images uint8 [H,W,C]. `image_id` is the number that a file is named by, as COCO's are, else the file's name;
+    `category_id` is COCO's for its classes, else the class counted from 1. Raises ReproError for networks that need proposals, and for weights that do not fit."""
     entry = registry.architecture(network.name)
     if network.name in ("rcnn", "fast_rcnn"):
         raise ReproError(
@@ -49,7 +49,8 @@ def predict_objects(
     found = (instances_of if entry.task == "instance" else predictions_of)(detector, records)
     answers, lines = [], []
     for path, image, (objects, _) in zip(paths, images, found, strict=True):
-        answers += results_of(path.name, objects, categories)
+        image_id = int(path.stem) if path.stem.isdecimal() else path.name
+        answers += results_of(image_id, objects, categories)
         shown = objects["scores"] >= LEAST_SCORE
         picture = _drawn(image, objects, np.flatnonzero(shown), names)
         Image.fromarray(picture).save(out / f"{path.stem}.objects.png")
@@ -68,7 +69,7 @@ def detector_from(network: Network, card: dict[str, Any]) -> Detector:
     return Detector(build(network, network.num_classes, network.channels, "infer"), module.detect, options)
 
 
-def results_of(image_id: str, objects: dict[str, Any], categories: tuple[int, ...]) -> list[dict[str, Any]]:
+def results_of(image_id: int | str, objects: dict[str, Any], categories: tuple[int, ...]) -> list[dict[str, Any]]:
     """COCO's results of an image: bbox as x, y, width, height; segmentation as compressed run lengths."""
     answers = []
     for index, (x1, y1, x2, y2) in enumerate(np.asarray(objects["boxes"], float).round(2).tolist()):
