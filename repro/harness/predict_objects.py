@@ -30,7 +30,8 @@ def predict_objects(
     found to `predictions.json` in COCO's results format; returns a line to print for each image.
 
     images uint8 [H,W,C]. `image_id` is the number that a file is named by, as COCO's are, else the file's name;
-    `category_id` is COCO's for its classes, else the class counted from 1. Raises ReproError for networks that need proposals, and for weights that do not fit."""
+    `category_id` is COCO's for its classes, else the class counted from 1. Raises ReproError for networks that need
+    proposals, and for weights that do not fit."""
     entry = registry.architecture(network.name)
     if network.name in ("rcnn", "fast_rcnn"):
         raise ReproError(
