@@ -31,7 +31,8 @@ from repro.report.render import Row, Section, columns
 from repro.report.stages import drawn, groups_of, kept_lines
 
 _LONGEST = 240
-_MODELS = 6  # side by side, beside picture and truth
+# side by side, beside picture and truth: what of each generation is shown
+_SHOWN = ("faster_rcnn", "faster_rcnn_resnet101", "yolo_v3", "mask_rcnn", "mask_rcnn_fpn")
 
 
 def overhead_sections(results: Sequence[Result], current: CodeHash | None) -> list[Section]:
@@ -84,8 +85,7 @@ def _printed_overhead(model: str, general: facts.Fact | None, seconds: facts.Fac
 def pictures(results: Sequence[Result], results_dir: Path) -> tuple[dict[str, Picture], dict[str, Picture]]:
     """The same pictures through detectors and instance segmentation, a gallery for each data set that has both."""
     groups = {
-        # of many models the latest of the road
-        key: group[-_MODELS:]
+        key: [result for result in group if result.model in _SHOWN]
         for key, group in groups_of(results).items()
         if any("instances" in result.artifacts for result in group)
     }
