@@ -20,10 +20,12 @@ from repro.report.pooling import (
     SCALES,
     SETUP,
     CodeHash,
+    Pool,
     heading,
     pooled_timing,
     protocol_notes,
     setup_of,
+    size_text,
     speed_pools,
     timing_text,
 )
@@ -46,32 +48,33 @@ def overhead_sections(results: Sequence[Result], current: CodeHash | None) -> li
     sections = []
     for scale in SCALES:
         chosen = [entry for entry in pools if entry.first.scale == scale]
-        rows = []
-        for entry in chosen:
-            cards = entry.first.metrics["networks"]
-            for model in dict.fromkeys(card["model"] for card in cards.values()):
-                boxes, masks = (pooled_timing(entry.results, f"{model}.{branch}") for branch in ("boxes", "masks"))
-                if boxes is None or masks is None:
-                    continue
-                more = {key: cards[f"{model}.masks"][key] - cards[f"{model}.boxes"][key] for key in ("params", "flops")}
-                overhead = 100 * (masks.median / boxes.median - 1)
-                cells, values = setup_of(entry)
-                card = cards[f"{model}.masks"]
-                depth = "" if card["depth"] == 1 else f", depth {card['depth']:g}"
-                cells |= {
-                    "id": entry.row_id("O"), "model": model, "driver": entry.first.machine.driver,
-                    "width": f"{card['width']:g}{depth}", "input": "x".join(map(str, card["input_size"])),
-                    "boxes": timing_text(boxes), "masks": timing_text(masks), "n": str(min(boxes.n, masks.n)),
-                    "overhead": f"{overhead:.1f}", "params": f"{more['params'] / 1e6:.2f}",
-                    "flops": f"{more['flops'] / 1e9:.1f}", "paper": _printed_overhead(model, *printed),
-                }  # fmt: skip
-                values |= {"model": model, "boxes_ms": boxes.median, "masks_ms": masks.median, "overhead": overhead}
-                rows.append(Row(cells["id"], cells, values, entry.files))
+        rows = [
+            _overhead_row(entry, model, *printed)
+            for entry in chosen
+            for model in dict.fromkeys(card["model"] for card in entry.first.metrics["networks"].values())
+        ]
         if rows:
             notes = [f"Printed: {fact.source} ({fact.note})." for fact in printed if fact]
             title = heading(scale, "The mask branch's share of the time, an image")
             sections.append(Section(title, (*shown, *CODE), tuple(rows), (*protocol_notes(chosen, "O"), *notes)))
     return sections
+
+
+def _overhead_row(entry: Pool, model: str, *printed: facts.Fact | None) -> Row:
+    boxes, masks = (pooled_timing(entry.results, f"{model}.{branch}") for branch in ("boxes", "masks"))
+    without, card = (entry.first.metrics["networks"][f"{model}.{branch}"] for branch in ("boxes", "masks"))
+    overhead = 100 * (masks.median / boxes.median - 1)
+    depth = "" if card["depth"] == 1 else f", depth {card['depth']:g}"
+    cells, values = setup_of(entry)
+    cells |= {
+        "id": entry.row_id("O"), "model": model, "driver": entry.first.machine.driver,
+        "width": f"{card['width']:g}{depth}", "input": size_text(card["input_size"]),
+        "boxes": timing_text(boxes), "masks": timing_text(masks), "n": str(min(boxes.n, masks.n)),
+        "overhead": f"{overhead:.1f}", "params": f"{(card['params'] - without['params']) / 1e6:.2f}",
+        "flops": f"{(card['flops'] - without['flops']) / 1e9:.1f}", "paper": _printed_overhead(model, *printed),
+    }  # fmt: skip
+    values |= {"model": model, "boxes_ms": boxes.median, "masks_ms": masks.median, "overhead": overhead}
+    return Row(cells["id"], cells, values, entry.files)
 
 
 def _printed_overhead(model: str, general: facts.Fact | None, seconds: facts.Fact | None) -> str:
