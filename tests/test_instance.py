@@ -14,9 +14,10 @@ from repro.errors import ReproError
 from repro.experiments.adhoc import evaluation, network_from
 from repro.experiments.base import Experiment, job_for
 from repro.harness.config import Data, MaskOverhead, Network, TrainInstance
-from repro.harness.instance import instances_of, scores_of, train_instances, truths_of
+from repro.harness.instance import evaluate, instances_of, train_instances
 from repro.harness.instance_eval import evaluate_instances
 from repro.harness.mask_overhead import mask_overhead
+from repro.harness.objects import objects_of
 from repro.harness.predict import predict
 from repro.harness.record import read_results
 from repro.masks import decode_rle, encode_rle
@@ -101,7 +102,7 @@ def test_the_truth_itself_has_all_of_both_precisions():
     """Objects through the canvas, relative to their boxes, pasted back and scored: nothing is lost but rounding."""
     dataset = open_dataset("shapes", **SHAPES | {"image_size": (128, 192)})
     records = [fit_instances(dataset.sample("test", index), (64, 64), 3) for index in range(6)]
-    found = scores_of(list(instances_of(Oracle(), records, 4)), dataset, "test", (10,))
+    found = evaluate(list(instances_of(Oracle(), records, 4)), dataset, "test", (10,))
     assert found["map"] == 1
     assert found["mask_ap50"] == pytest.approx(1)
     assert found["mask_ap"] > 0.95
@@ -112,7 +113,7 @@ def test_the_truth_itself_has_all_of_both_precisions():
 
 def test_truths_are_the_samples_with_their_areas():
     dataset = open_dataset("shapes", **SHAPES)
-    truths, sizes = truths_of(dataset, "test", 3)
+    _, truths, sizes = objects_of(dataset, "test", 3)
     assert sizes == [(64, 96)] * 3
     for index, truth in enumerate(truths):
         masks = dataset.sample("test", index).masks

@@ -310,7 +310,7 @@ def test_learns_pictures_by_heart():
     from repro.data.instance import fit_instances
     from repro.harness.config import Data, Network, TrainInstance
     from repro.harness.detect import copy_weights
-    from repro.harness.instance import detector_of, instances_of, make_learner, scores_of
+    from repro.harness.instance import detector_of, evaluate, instances_of, make_learner
 
     options = {"image_size": 64, "max_objects": 2, "min_scale": 0.4, "max_scale": 0.6, "test_size": 2}
     dataset = open_dataset("shapes", **options)
@@ -327,7 +327,7 @@ def test_learns_pictures_by_heart():
         learner.train_on_batch(batch)
     detector = detector_of(config, len(dataset.info.classes), 3)
     copy_weights(learner.network, detector.network)
-    found = scores_of(list(instances_of(detector, records, 2)), dataset, "test", (10,))
+    found = evaluate(list(instances_of(detector, records, 2)), dataset, "test", (10,))
     assert found["map"] > 0.9
     assert found["mask_ap50"] > 0.9
     assert found["mask_iou_mean"] > 0.75

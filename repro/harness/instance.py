@@ -29,10 +29,10 @@ from repro.harness.detect import (
     copy_weights,
     latency_of,
     start_of,
-    truth_of,
 )
 from repro.harness.inspection import flops_of, parameter_count, parameters
 from repro.harness.learner import make_optimizer
+from repro.harness.objects import objects_of, scores_of
 from repro.harness.record import Artifact, Result, Xla
 from repro.harness.run import Job, Run, checkpoint_path, dataset_of
 from repro.harness.samples import sample_indices
@@ -40,9 +40,9 @@ from repro.harness.stages import LEAST_SCORE, write_stages
 from repro.harness.timing import summary
 from repro.harness.train import fit, kept_size_of, scale_of, variables_of
 from repro.masks import encode_rle, paste_mask
-from repro.metrics.coco import coco_ap, coco_protocol
-from repro.metrics.detection import detection_protocol, proposal_recall, voc_ap
-from repro.metrics.instance import coco_mask_ap, instance_protocol, mask_iou
+from repro.metrics.coco import coco_protocol
+from repro.metrics.detection import detection_protocol, proposal_recall
+from repro.metrics.instance import instance_protocol
 from repro.models.mask_rcnn import DETECTION
 
 
@@ -78,7 +78,7 @@ def train_instances(job: Job, progress: Progress) -> None:
 
         def validate(learner: DetectorLearner = learner, detector: Detector = detector) -> dict[str, float]:
             copy_weights(learner.network, detector.network)
-            found = scores_of(list(instances_of(detector, val)), dataset, data.val, ())
+            found = evaluate(list(instances_of(detector, val)), dataset, data.val, ())
             return {name: found[name] or 0.0 for name in ("map", "mask_ap") if name in found}
 
         history = fit(learner, config, run, seed, train, validate, steps, report)
@@ -134,40 +134,14 @@ def instances_of(detector: Detector, records: Any, batch_size: int = BATCH) -> I
             yield detections, rescale(proposals, *sizes)
 
 
-def truths_of(dataset: Any, split: str, count: int) -> tuple[list[dict[str, Any]], list[tuple[int, int]]]:
-    """The objects of the first samples of a split, with masks and their areas, and the sizes of the images."""
-    truths, sizes = [], []
-    for index in range(count):
-        truth, size = truth_of(dataset, split, index)
-        masks = dataset.sample(split, index).masks
-        truth |= {"masks": [encode_rle(mask) for mask in masks], "area": masks.sum(axis=(1, 2)).astype(float)}
-        truths.append(truth)
-        sizes.append(size)
-    return truths, sizes
-
-
-def scores_of(predicted: list[tuple[dict, Any]], dataset: Any, split: str, counts: tuple[int, ...]) -> dict[str, Any]:
+def evaluate(predicted: list[tuple[dict, Any]], dataset: Any, split: str, counts: tuple[int, ...]) -> dict[str, Any]:
     """Average precisions of boxes and masks, and the recall of proposals at `counts`."""
     predictions, proposals = zip(*predicted, strict=True)
-    truths, sizes = truths_of(dataset, split, len(predictions))
-    names = dataset.info.classes
-    areas = voc_ap(predictions, truths, len(names))
-    metrics: dict[str, Any] = {
-        "map": areas["mean"] or 0.0,
-        "per_class": {
-            name: {"ap": value, "objects": int(sum((truth["classes"] == kind).sum() for truth in truths))}
-            for kind, (name, value) in enumerate(zip(names, areas["ap"], strict=True))
-        },
-        **{f"coco_{name}": value for name, value in coco_ap(predictions, truths, sizes, len(names)).items()},
-        "images": len(predictions),
-        "detections": sum(len(found["scores"]) for found in predictions),
-    }
-    if "masks" in predictions[0]:
-        found = coco_mask_ap(predictions, truths, sizes, len(names))
-        metrics |= {f"mask_{name}": value for name, value in found.items()}
-        metrics |= {f"mask_iou_{name}": value for name, value in mask_iou(predictions, truths, len(names)).items()}
+    objects = objects_of(dataset, split, len(predictions))
+    metrics = scores_of(predictions, objects, dataset.info.classes, masks="masks" in predictions[0])
+    metrics |= {name: metrics[name] or 0.0 for name in ("map", "map_11_point")}
     if counts:
-        metrics["recall"] = proposal_recall(proposals, truths, counts=counts)
+        metrics["recall"] = proposal_recall(proposals, objects.truths, counts=counts)
     return metrics
 
 
@@ -213,7 +187,7 @@ def finish(
     network, split = detector.network, config.data.test
     started = time.perf_counter()
     predicted = list(instances_of(detector, records))
-    metrics = scores_of(predicted, dataset, split, config.recall_counts)
+    metrics = evaluate(predicted, dataset, split, config.recall_counts)
     scoring = time.perf_counter() - started
     metrics |= {
         "train_images": train_images,

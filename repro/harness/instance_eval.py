@@ -12,7 +12,7 @@ from repro.harness import checkpoint
 from repro.harness.config import Evaluate, TrainInstance
 from repro.harness.detect_eval import MAX_BOXES
 from repro.harness.inspection import flops_of, parameter_count, parameters
-from repro.harness.instance import detector_of, instances_of, protocol_of, scores_of, write_instances
+from repro.harness.instance import detector_of, evaluate, instances_of, protocol_of, write_instances
 from repro.harness.record import Init, Xla
 from repro.harness.run import Job, Run, dataset_of
 from repro.harness.stages import write_stages
@@ -46,7 +46,7 @@ def evaluate_instances(job: Job, progress: Callable[[float, str], None]) -> None
     for found in instances_of(detector, records):
         predicted.append(found)
         progress(len(predicted) / len(records), f"image {len(predicted)}/{len(records)}")
-    metrics = scores_of(predicted, dataset, split, settings.recall_counts)
+    metrics = evaluate(predicted, dataset, split, settings.recall_counts)
     network = detector.network
     metrics |= {"params": parameter_count(parameters(network)[0]), "flops": sum(map(flops_of, network.layers))}
     run.finish(

@@ -17,19 +17,19 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from tqdm import tqdm
 
 from repro.data import coco
 from repro.data.base import open_dataset
 from repro.data.images import read_bytes
 from repro.errors import ReproError, unknown_name
 from repro.harness.config import Data, Predictions
+from repro.harness.objects import objects_of, scores_of
 from repro.harness.record import Result
 from repro.harness.run import Job, Run, dataset_of
-from repro.masks import encode_rle, run_lengths
-from repro.metrics.coco import coco_ap, coco_protocol
-from repro.metrics.detection import detection_protocol, voc_ap
-from repro.metrics.instance import coco_mask_ap, instance_protocol, mask_iou
+from repro.masks import run_lengths
+from repro.metrics.coco import coco_protocol
+from repro.metrics.detection import detection_protocol
+from repro.metrics.instance import instance_protocol
 
 _VOC_FILE = re.compile(r"comp\d+(?:-[\w-]+)?_det_[a-z0-9]+_(.+)\.txt")
 _VOC_LINES = "give lines `image_id score xmin ymin xmax ymax`, as VOC's development kit reads them"
@@ -80,14 +80,14 @@ def score_predictions(data: str, split: str, path: Path) -> Result:
     job = Job(experiment=f"eval-predictions-{data}", config=config, profile="lab", backend="none", seeds=[0])
     run = Run(job, 0)
     dataset.prepare()
-    ids, truths, sizes = truths_of(dataset, split)
-    predictions = by_image(found, ids, sizes, f"split {split} of {data}")
-    unmasked = "the data set has none" if not all("masks" in truth for truth in truths) else ""
+    objects = objects_of(dataset, split)
+    predictions = by_image(found, objects.ids, objects.sizes, f"split {split} of {data}")
+    unmasked = "the data set has none" if not all("masks" in truth for truth in objects.truths) else ""
     without = sum(each.mask is None for each in found)
     unmasked = unmasked or (f"{without} of {len(found)} detections have none" if without else "")
     return run.finish(
         scale="smoke" if dataset.info.name == "shapes" else "reduced",
-        metrics=scores_of(predictions, truths, sizes, dataset.info.classes, masks=not unmasked),
+        metrics=scores_of(predictions, objects, dataset.info.classes, masks=not unmasked),
         protocol={
             **detection_protocol(), **coco_protocol(),
             **({"masks": f"not scored: {unmasked}"} if unmasked else instance_protocol()),
@@ -195,25 +195,6 @@ def _checked(found: Detection) -> Detection:
     return found
 
 
-def truths_of(dataset: Any, split: str) -> tuple[list[str], list[dict[str, Any]], list[tuple[int, int]]]:
-    """The ids of a split's images, their objects as `repro.metrics` takes them, and their (height, width).
-
-    Where the data set has masks, an object's `area` is that of its mask, as in the official figures."""
-    ids, truths, sizes = [], [], []
-    for index in tqdm(range(dataset.size(split)), desc="reading", unit="image", leave=False, disable=None):
-        sample = dataset.sample(split, index)
-        truth = {"boxes": sample.boxes, "classes": sample.classes}
-        none = np.zeros(len(sample.classes), bool)
-        for name, flags in (("difficult", sample.difficult), ("crowd", sample.crowd)):
-            truth[name] = none if flags is None else flags
-        if sample.masks is not None:
-            truth |= {"masks": list(map(encode_rle, sample.masks)), "area": sample.masks.sum(axis=(1, 2))}
-        ids.append(sample.image_id)
-        truths.append(truth)
-        sizes.append(sample.image.shape[:2])
-    return ids, truths, sizes
-
-
 def by_image(
     found: Sequence[Detection], ids: Sequence[str], sizes: Sequence[tuple[int, int]], where: str
 ) -> list[dict[str, Any]]:
@@ -245,31 +226,3 @@ def by_image(
         }
         for group in images
     ]
-
-
-def scores_of(
-    predictions: Sequence[dict[str, Any]],
-    truths: Sequence[dict[str, Any]],
-    sizes: Sequence[tuple[int, int]],
-    names: Sequence[str],
-    masks: bool,
-) -> dict[str, Any]:
-    """VOC's and COCO's average precisions under the names that our detectors' results have; None: nothing to find."""
-    areas = voc_ap(predictions, truths, len(names))
-    metrics = {
-        "map": areas["mean"],
-        "map_11_point": voc_ap(predictions, truths, len(names), eleven_point=True)["mean"],
-        "per_class": {
-            name: {"ap": value, "objects": int(sum((truth["classes"] == kind).sum() for truth in truths))}
-            for kind, (name, value) in enumerate(zip(names, areas["ap"], strict=True))
-        },
-        **{f"coco_{name}": value for name, value in coco_ap(predictions, truths, sizes, len(names)).items()},
-    }
-    if masks:
-        found = coco_mask_ap(predictions, truths, sizes, len(names))
-        metrics |= {f"mask_{name}": value for name, value in found.items()}
-        metrics |= {f"mask_iou_{name}": value for name, value in mask_iou(predictions, truths, len(names)).items()}
-    return metrics | {
-        "images": len(predictions),
-        "detections": sum(len(found["scores"]) for found in predictions),
-    }

@@ -204,7 +204,8 @@ def mask_rcnn(
         outputs["mask_scores"] = mask_scores_of(x, num_classes, positives_of(rois))
     elif heads != "train":
         thresholds = {"score_threshold": score_threshold, "nms_threshold": nms_threshold}
-        found = found_of(model, outputs, thresholds | {"max_detections": max_detections})
+        size = next(tensor for tensor in model.inputs if tensor.name == "valid_size")
+        found = found_of(outputs, size, thresholds | {"max_detections": max_detections})
         if mask_branch:
             # conv5 once more, with the same weights, on the boxes that were found
             conv5 = keras.Model(parts["pooled"], parts["conv5"])
@@ -282,7 +283,7 @@ def mask_rcnn_fpn(
     seen = regions[:, : positives_of(rois)]
     if test:
         thresholds = {"score_threshold": score_threshold, "nms_threshold": nms_threshold}
-        found = found_of(inputs, outputs, thresholds | {"max_detections": max_detections})
+        found = found_of(outputs, inputs["valid_size"], thresholds | {"max_detections": max_detections})
         outputs |= found
         seen = found["found_boxes"]
     if mask_branch:
@@ -299,13 +300,10 @@ def mask_rcnn_fpn(
     return model
 
 
-def found_of(inputs: Any, outputs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+def found_of(outputs: dict[str, Any], valid_size: Any, options: dict[str, Any]) -> dict[str, Any]:
     """The final boxes of a network as outputs of it, their names beginning with `found_`."""
-    if isinstance(inputs, keras.Model):
-        inputs = {tensor.name: tensor for tensor in inputs.inputs}
-    found = Detections(options, name="detections")(
-        outputs["scores"], outputs["deltas"], outputs["proposals"], outputs["proposal_valid"], inputs["valid_size"]
-    )
+    names = ("scores", "deltas", "proposals", "proposal_valid")
+    found = Detections(options, name="detections")(*(outputs[name] for name in names), valid_size)
     return {f"found_{name}": value for name, value in found.items()}
 
 
