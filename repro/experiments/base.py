@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from repro.errors import ReproError, unknown_name
-from repro.harness.config import AnyConfig, Train
+from repro.harness.config import AnyConfig, Gallery, Train
 from repro.harness.run import Job
 from repro.registry import architecture
 
@@ -106,7 +106,7 @@ def _pretraining_of(config: Train) -> str:
 def job_for(
     experiment: Experiment, profile: str, backend: str, seeds: int | None = None, init: str | None = None
 ) -> Job:
-    """The job of a preset, with those of the presets it starts from above it. Raises ReproError for a bad init."""
+    """The job of a preset, with those of the presets it needs above it. Raises ReproError for a bad init."""
     config = experiment.configs[profile]
     parent = None
     if isinstance(config, Train):
@@ -122,6 +122,9 @@ def job_for(
             if profile not in source.configs or experiment.name in _chain_of(source, profile):
                 raise ReproError(f"{experiment.name} cannot start from {source.name}", "choose another --init")
             parent = job_for(source, profile, backend, seeds)
+    others = ()
+    if isinstance(config, Gallery):
+        others = tuple(job_for(all_experiments()[name], profile, backend) for name in config.members)
     count = seeds if seeds is not None else experiment.seeds
     numbers = list(range(count)) if isinstance(config, Train) else list(range(experiment.seeds))
     return Job(
@@ -131,4 +134,5 @@ def job_for(
         backend=backend,
         seeds=numbers,
         parent=parent,
+        others=others,
     )

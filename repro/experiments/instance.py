@@ -6,6 +6,8 @@ coco-narrow-*                                     minutes a seed on 2 cores, run
 penn-narrow-mask-rcnn-fpn-*                lab    the same with RoI pooling, a softmax over classes, or no masks
 penn-*, nuclei-*, coco2017-mask-rcnn*      lab    full width: tens of minutes a seed on one GPU
 coco2017-mask-rcnn*                        paper  the paper's recipe: days on one GPU
+shapes-gallery                             smoke  the same pictures through FCN-8s, U-Net, Faster R-CNN, YOLO v3 and
+                                                  both forms of Mask R-CNN
 mask-overhead                              lab    the mask branch's share of the time, full size
 """
 
@@ -13,7 +15,7 @@ from typing import Any
 
 from repro.experiments.base import ADAMW, Experiment
 from repro.experiments.detection import SHAPES
-from repro.harness.config import Data, MaskOverhead, Network, TrainInstance
+from repro.harness.config import Data, Gallery, MaskOverhead, Network, TrainInstance
 
 _TITLES = {"mask_rcnn": "Mask R-CNN on conv4", "mask_rcnn_fpn": "Mask R-CNN on FPN"}
 PENN, NUCLEI = Data(name="penn_fudan"), Data(name="nuclei")
@@ -139,5 +141,16 @@ PRESETS = (
             "lab": MaskOverhead(networks=tuple(Network(name=name) for name in _TITLES)),
         },
         value=51, seconds={"smoke": 40, "lab": 400},
+    ),
+    Experiment(
+        name="shapes-gallery", about="the same pictures through one network of each generation",
+        configs={"smoke": Gallery(
+            data=SHAPES,
+            members=tuple(
+                f"shapes-{name}"
+                for name in ("fcn8s", "unet", "faster-rcnn", "yolo-v3", "mask-rcnn", "mask-rcnn-fpn")
+            ),
+        )},
+        value=50, seconds={"smoke": 40},
     ),
 )  # fmt: skip

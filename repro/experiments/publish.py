@@ -7,6 +7,7 @@ from repro.experiments.base import all_experiments
 from repro.harness.config import (
     Anchors,
     DetectorSpeed,
+    Gallery,
     Inspect,
     Lineage,
     Majority,
@@ -19,18 +20,18 @@ from repro.harness.config import (
 from repro.harness.record import Result, read_results
 from repro.harness.run import current_code_hash
 from repro.registry import architecture
-from repro.report import gallery, instance, readme, stages, tables
+from repro.report import gallery, generations, instance, readme, stages, tables
 from repro.report.figures import Picture
 
 _KINDS = {
     Speed: "speed", Lineage: "lineage", DetectorSpeed: "detector_speed", MaskOverhead: "mask_overhead",
     Anchors: "anchors", Operations: "operations",
-    Peer: "peer", Inspect: "inspect",
+    Peer: "peer", Gallery: "gallery", Inspect: "inspect",
 }  # fmt: skip
 # what stands in the place of a model's name where an experiment is not about one network
 _ABOUT = {
     Majority: "majority", Lineage: "R-CNN line", DetectorSpeed: "detectors", Anchors: "k-means",
-    Operations: "operations", MaskOverhead: "Mask R-CNN",
+    Operations: "operations", Gallery: "gallery", MaskOverhead: "Mask R-CNN",
 }  # fmt: skip
 
 
@@ -72,9 +73,9 @@ def _current(results: list[Result]):
 
 
 def _pictures(results: list[Result]) -> tuple[dict[str, Picture], dict[str, Picture]]:
-    """Galleries, stages of detectors and instances by file name: to publish, and to keep here."""
+    """Galleries, stages of detectors, instances and generations by file name: to publish, and to keep here."""
     public, private = {}, {}
-    for part in (gallery, stages, instance):
+    for part in (gallery, stages, instance, generations):
         published, kept = part.pictures(results, paths.results_dir())
         public |= published
         private |= kept

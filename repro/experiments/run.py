@@ -8,7 +8,7 @@ from repro.experiments.base import Experiment, all_experiments, choose, job_for
 from repro.harness import launch, machine, preflight
 from repro.harness.launch import Task
 from repro.harness.record import Result, read_results
-from repro.harness.run import find
+from repro.harness.run import Job, find
 
 _HEADLINE = ("mean_iou", "top1")
 
@@ -27,10 +27,7 @@ def plan(
     tasks: dict[str, Task] = {}
     for experiment, its_profile in choose(names, profile, default):
         job = job_for(experiment, its_profile, backend, seeds, init)
-        chain = [job]
-        while chain[0].parent:
-            chain.insert(0, chain[0].parent)
-        for each in chain:
+        for each in _with_sources(job):
             preset = all_experiments()[each.experiment]
             task = Task(job=each, value=preset.value, seconds=preset.seconds[its_profile])
             # a preset reached twice is one task, with the larger number of seeds
@@ -38,6 +35,11 @@ def plan(
             if known is None or len(each.seeds) > len(known.job.seeds):
                 tasks[each.experiment] = task
     return list(tasks.values())
+
+
+def _with_sources(job: Job) -> list[Job]:
+    """A job after all that it needs."""
+    return [*(each for source in job.sources for each in _with_sources(source)), job]
 
 
 def run_plan(tasks: list[Task], budget: str | None, fresh: bool, dry_run: bool) -> int:

@@ -232,13 +232,22 @@ class Peer(Config, tag="peer"):
     seconds: float = 60.0
 
 
+class Gallery(Config, tag="gallery"):
+    """Show test images to the networks that other experiments trained, which `members` names."""
+
+    data: Data
+    members: tuple[str, ...]
+    precision: str = "float32"
+
+
 class Inspect(Config, tag="inspect"):
     """Describe every architecture of the registry."""
 
 
 AnyConfig = (
     Train | TrainDetector | TrainRCNN | TrainYolo | TrainInstance | Evaluate | Predictions | Majority
-    | Speed | Lineage | DetectorSpeed | MaskOverhead | Anchors | Operations | Peer | Inspect
+    | Speed | Lineage | DetectorSpeed | MaskOverhead | Anchors | Operations | Peer | Gallery
+    | Inspect
 )  # fmt: skip
 
 

@@ -67,11 +67,17 @@ def survey(tasks: list[Task], fresh: bool) -> None:
         task.state = "waiting" if task.todo else "finished"
     named = {task.job.experiment: task for task in tasks}
     for task in reversed(in_order(tasks, by_value=False)):
-        parent = task.job.parent and named.get(task.job.parent.experiment)
-        if parent:
-            lost = [s for s in task.todo if s not in parent.todo and not _has_weights(parent.job, s, seen)]
+        for parent in [named[job.experiment] for job in task.job.sources if job.experiment in named]:
+            lost = [s for s in _needed(task, parent) if s not in parent.todo and not _has_weights(parent.job, s, seen)]
             parent.todo = sorted({*parent.todo, *lost})
             parent.state = "waiting" if parent.todo else "finished"
+
+
+def _needed(task: Task, parent: Task) -> list[int]:
+    """The seeds of a parent that a task's unfinished seeds need: the same, or of what it only shows the first."""
+    if task.job.parent and task.job.parent.experiment == parent.job.experiment:
+        return task.todo
+    return parent.job.seeds[:1] if task.todo else []
 
 
 def _has_weights(job: Job, seed: int, seen: dict[str, list[Result]]) -> bool:
@@ -86,8 +92,9 @@ def in_order(tasks: list[Task], by_value: bool) -> list[Task]:
 
     def add(task: Task) -> None:
         if task not in ordered:
-            if task.job.parent and task.job.parent.experiment in named:
-                add(named[task.job.parent.experiment])
+            for job in task.job.sources:
+                if job.experiment in named:
+                    add(named[job.experiment])
             ordered.append(task)
 
     for task in sorted(tasks, key=lambda task: -task.value) if by_value else tasks:
@@ -130,10 +137,11 @@ def run(tasks: list[Task], budget: float, fresh: bool) -> list[Task]:
 
 
 def _hindrance(task: Task, tasks: list[Task]) -> tuple[str, str] | None:
-    """(state, why) of a task whose parent did not come to an end."""
-    parent = next((t for t in tasks if task.job.parent and t.job.experiment == task.job.parent.experiment), None)
-    if parent and parent.state in ("failed", "no data", "left"):
-        return parent.state, f"it starts from {parent.job.experiment}"
+    """(state, why) of a task that needs one which did not come to an end."""
+    needed = {job.experiment for job in task.job.sources}
+    for other in tasks:
+        if other.job.experiment in needed and other.state in ("failed", "no data", "left"):
+            return other.state, f"it needs {other.job.experiment}"
     return None
 
 

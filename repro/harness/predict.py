@@ -1,9 +1,11 @@
 """`repro predict`: a user's own pictures through a trained network."""
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
+import keras
 import numpy as np
 from PIL import Image
 
@@ -44,21 +46,34 @@ def predict(network: Network, card: dict, images: list[Path], weights: Path, out
     model = build_network(network, network.num_classes)
     checkpoint.load_weights(model, checkpoint.load_arrays(weights)[0], str(weights))
     out.mkdir(parents=True, exist_ok=True)
-    fit = letterbox if task == "segmentation" else centre_crop
     size = tuple(card.get("data_size") or network.input_size)
-    records = [fit(Sample(path.name, image, label=0), size) for path, image in zip(images, pixels, strict=True)]
     answers, lines = {}, []
-    found = outputs_of(model, records, tile_margin=card.get("tile_margin"))
-    for path, image, (scores, record) in zip(images, pixels, found, strict=True):
+    if task == "segmentation":
+        found = label_maps_of(model, pixels, size, card.get("tile_margin"))
+    else:
+        found = (scores for scores, _ in outputs_of(model, _records(pixels, size, centre_crop)))
+    for path, image, answer in zip(images, pixels, found, strict=True):
         if task == "segmentation":
-            labels = labels_of(resized(scores, record["valid_size"], image.shape[:2]))
-            answers[path.name] = _write_masks(out / path.stem, image, labels, names, info.palette)
+            answers[path.name] = _write_masks(out / path.stem, image, answer, names, info.palette)
         else:
-            answers[path.name] = _top(scores, names)
+            answers[path.name] = _top(answer, names)
         best = ", ".join(f"{name} {share:.0%}" for name, share in list(answers[path.name].items())[:5])
         lines.append(f"{path.name}: {best}")
     atomic_write(out / "predictions.json", json.dumps(answers, indent=1).encode())
     return [*lines, f"written to {out}"]
+
+
+def label_maps_of(
+    model: keras.Model, images: list[np.ndarray], size: tuple[int, int], tile_margin: int | None
+) -> Iterator[np.ndarray]:
+    """Yield the class of the highest score of every pixel, uint8 [H,W], of images uint8 [H,W,C] fitted into `size`."""
+    found = outputs_of(model, _records(images, size, letterbox), tile_margin=tile_margin)
+    for image, (scores, record) in zip(images, found, strict=True):
+        yield labels_of(resized(scores, record["valid_size"], image.shape[:2]))
+
+
+def _records(images: list[np.ndarray], size: tuple[int, int], fit: Callable[..., dict]) -> list[dict]:
+    return [fit(Sample("", image, label=0), size) for image in images]
 
 
 def _top(scores: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ def predict_objects(
     images uint8 [H,W,C]. `image_id` is the number that a file is named by, as COCO's are, else the file's name;
     `category_id` is COCO's for its classes, else the class counted from 1. Raises ReproError for networks that need
     proposals, and for weights that do not fit."""
-    entry = registry.architecture(network.name)
     if network.name in ("rcnn", "fast_rcnn"):
         raise ReproError(
             f"repro predict has no proposals, which {network.name} needs",
@@ -43,13 +43,9 @@ def predict_objects(
     categories = getattr(loader, "category_ids", None) or tuple(range(1, len(names) + 1))
     detector = detector_from(network, card)
     checkpoint.load_weights(detector.network, checkpoint.load_arrays(weights)[0], str(weights))
-    size, records = tuple(card["input_size"]), []
-    for path, image in zip(paths, images, strict=True):
-        original = np.asarray(image.shape[:2], "int32")
-        records.append(letterbox(Sample(path.name, image), size) | {"original_size": original})
-    found = (instances_of if entry.task == "instance" else predictions_of)(detector, records)
+    found = objects_in(detector, images, tuple(card["input_size"]))
     answers, lines = [], []
-    for path, image, (objects, _) in zip(paths, images, found, strict=True):
+    for path, image, objects in zip(paths, images, found, strict=True):
         image_id = int(path.stem) if path.stem.isdecimal() else path.name
         answers += results_of(image_id, objects, categories)
         shown = objects["scores"] >= LEAST_SCORE
@@ -68,6 +64,17 @@ def detector_from(network: Network, card: dict[str, Any]) -> Detector:
     if registry.architecture(network.name).task == "instance":  # its final boxes are the network's own
         network, options = msgspec.structs.replace(network, options=network.options | options), {}
     return Detector(build(network, network.num_classes, network.channels, "infer"), module.detect, options)
+
+
+def objects_in(detector: Detector, images: list[np.ndarray], size: tuple[int, int]) -> Iterator[dict[str, Any]]:
+    """Yield what a detector finds in every image uint8 [H,W,C], which it sees fitted into `size`: boxes float32 [n,4]
+    in pixels of the image, scores, classes, and where the network has them run-length encoded masks."""
+    records = [
+        letterbox(Sample("", image), size) | {"original_size": np.asarray(image.shape[:2], "int32")} for image in images
+    ]
+    # what has masks also answers to the other, but without them
+    found = (instances_of if "masks" in detector.network.output else predictions_of)(detector, records)
+    yield from (objects for objects, _ in found)
 
 
 def results_of(image_id: int | str, objects: dict[str, Any], categories: tuple[int, ...]) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from repro.harness.config import (
     AnyConfig,
     DetectorSpeed,
     Evaluate,
+    Gallery,
     Inspect,
     Lineage,
     Majority,
@@ -54,6 +55,7 @@ _KINDS = {
     Anchors: "inspect",
     Operations: "peer",
     Peer: "peer",
+    Gallery: "inspect",
     Inspect: "inspect",
 }
 _HARNESS = {
@@ -72,12 +74,14 @@ _HARNESS = {
     Anchors: ("repro.harness.anchors",),
     Operations: ("repro.harness.operations",),
     Peer: ("repro.harness.peer",),
+    Gallery: ("repro.harness.gallery",),
     Inspect: ("repro.harness.inspection",),
 }
 
 
 class Job(Record, dict=True):
-    """What one process does: one configuration, some seeds. `parent` is the job whose weights it starts from."""
+    """What one process does: one configuration, some seeds. `parent` is the job whose weights it starts from, `others`
+    are those whose trained networks it shows."""
 
     experiment: str
     config: AnyConfig
@@ -85,19 +89,26 @@ class Job(Record, dict=True):
     backend: str
     seeds: list[int]
     parent: "Job | None" = None
+    others: "tuple[Job, ...]" = ()
 
     @functools.cached_property
     def config_hash(self) -> str:
-        """Identity of the settings, those of the parent's included."""
+        """Identity of the settings, those of the jobs it needs included."""
         parent = self.parent.config_hash if self.parent else None
+        others = [[job.config_hash for job in self.others]] if self.others else []
         # through JSON, as workers get it: 6 epochs and 6.0 epochs are the same settings
         config = msgspec.json.decode(msgspec.json.encode(self.config), type=AnyConfig)
-        return canonical_hash([msgspec.to_builtins(config), self.backend, parent])
+        return canonical_hash([msgspec.to_builtins(config), self.backend, parent, *others])
 
     @functools.cached_property
     def code_hash(self) -> str:
         """Identity of the code the job goes through."""
         return code_hash(*modules_of(self.config))
+
+    @property
+    def sources(self) -> "tuple[Job, ...]":
+        """The jobs whose weights it needs."""
+        return (*((self.parent,) if self.parent else ()), *self.others)
 
     @property
     def kind(self) -> str:

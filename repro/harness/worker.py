@@ -17,6 +17,7 @@ from repro.harness.config import (
     AnyConfig,
     DetectorSpeed,
     Evaluate,
+    Gallery,
     Inspect,
     Lineage,
     Majority,
@@ -48,6 +49,7 @@ _WORK = {
     Anchors: "repro.harness.anchors:anchor_clusters",
     Operations: "repro.harness.operations:operations",
     Peer: "repro.harness.peer:peer",
+    Gallery: "repro.harness.gallery:gallery",
     Inspect: "repro.harness.inspection:inspect_all",
 }
 # by the network's task

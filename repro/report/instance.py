@@ -14,7 +14,7 @@ from repro.harness.samples import sample_indices
 from repro.masks import decode_rle
 from repro.report.figures import Picture
 from repro.report.gallery import titles_of
-from repro.report.overlays import draw_boxes, draw_instances, grid, resize, rgb
+from repro.report.overlays import draw_boxes, draw_instances, enlarge_masks, grid, resize, rgb
 from repro.report.pooling import (
     CODE,
     SCALES,
@@ -113,23 +113,17 @@ def _draw(group: Sequence[Result], results_dir: Path) -> np.ndarray:
         scale = _LONGEST / max(sample.image.shape[:2])
         size = round(sample.image.shape[0] * scale), round(sample.image.shape[1] * scale)
         image = resize(rgb(sample.image), size)
-        row = [image, draw_instances(image, _enlarged(sample.masks, size), sample.classes, names)]
+        row = [image, draw_instances(image, enlarge_masks(sample.masks, size), sample.classes, names)]
         for lines in kept:
             entry = lines[number]
             if "masks" in entry:
                 masks = [decode_rle(mask) for mask in entry["masks"]]
                 masks = np.array(masks, bool).reshape(-1, *sample.image.shape[:2])
                 row.append(
-                    draw_instances(image, _enlarged(masks, size), entry["classes"], names, scores=entry["scores"])
+                    draw_instances(image, enlarge_masks(masks, size), entry["classes"], names, scores=entry["scores"])
                 )
             else:
                 boxes = np.array(entry["boxes"], float).reshape(-1, 4) * scale
                 row.append(draw_boxes(image, boxes, entry["classes"], names, scores=entry["scores"]))
         rows.append(row)
     return grid(rows, ["image", "objects", *titles_of(group)], cell=(_LONGEST, _LONGEST))
-
-
-def _enlarged(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Masks bool [M,H,W] at another size, by the nearest pixel."""
-    rows, columns_ = (np.arange(side) * old // side for side, old in zip(size, masks.shape[1:], strict=True))
-    return masks[:, rows][:, :, columns_]

@@ -115,6 +115,12 @@ def draw_instances(
     return np.array(drawn)
 
 
+def enlarge_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Masks bool [M,H,W] at another size (height, width), by the nearest pixel."""
+    rows, columns = (np.arange(side) * old // side for side, old in zip(size, masks.shape[1:], strict=True))
+    return masks[:, rows][:, :, columns]
+
+
 def grid(
     rows: Sequence[Sequence[np.ndarray]],
     column_titles: Sequence[str],

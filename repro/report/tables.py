@@ -51,7 +51,7 @@ TABLES = {
     "peers": "Side by side with peers",
 }
 _TABLE_OF_KIND = {
-    "lineage": "rcnn_lineage_speed", "mask_overhead": "instance",
+    "lineage": "rcnn_lineage_speed", "mask_overhead": "instance", "gallery": "instance",
     "detector_speed": "yolo_speed", "anchors": "anchors", "operations": "peers",
     "speed": "xla", "peer": "peers", "inspect": "architectures",
 }  # fmt: skip
@@ -149,7 +149,7 @@ def _architecture_sections(results: Sequence[Result], current: CodeHash | None) 
     shown += columns("paper_params:params, paper", "convs:conv layers ours / paper", "match:exact", "trainable")
     shown += (*columns("flops:GFLOPs", "deviations"), *CODE)
     pools = pool(
-        (r for r in results if r.kind == "inspect" and r.config.get("type") != "anchors" and r.status == "ok"),
+        (r for r in results if r.kind == "inspect" and r.config.get("type") == "inspect" and r.status == "ok"),
         key,
         current,
     )
