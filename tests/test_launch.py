@@ -11,11 +11,11 @@ from repro.harness.launch import Task, in_order, parse_budget
 from repro.harness.run import Job
 
 
-def make(name: str, value: int = 1, seconds: float = 10, parent: Task | None = None) -> Task:
+def make(name: str, value: int = 1, seconds: float = 10, parent: Task | None = None, others: tuple = ()) -> Task:
     config = Majority(task="segmentation", data=Data(name="shapes"))
     job = Job(
         experiment=name, config=config, profile="smoke", backend="tensorflow", seeds=[0],
-        parent=parent.job if parent else None,
+        parent=parent.job if parent else None, others=tuple(task.job for task in others),
     )  # fmt: skip
     return Task(job=job, value=value, seconds=seconds)
 
@@ -52,6 +52,28 @@ def test_parents_come_first_even_when_they_are_worth_less():
     tasks = [other, child, parent]
     assert [task.job.experiment for task in in_order(tasks, by_value=True)] == ["parent", "child", "other"]
     assert [task.job.experiment for task in in_order(tasks, by_value=False)] == ["other", "parent", "child"]
+
+
+def test_what_is_shown_comes_before_its_gallery_and_again_where_its_weights_are_gone(outcomes, monkeypatch):
+    one, two = make("one"), make("two")
+    shown = make("gallery", value=9, others=(one, two))
+    assert [task.job.experiment for task in in_order([shown, two, one], by_value=True)] == ["one", "two", "gallery"]
+    # both are finished, but only one still has its weights
+    monkeypatch.setattr(launch, "find", lambda job, seed, results: None if job.others else job)
+    monkeypatch.setattr(launch, "_has_weights", lambda job, seed, seen: job.experiment == "one")
+    tasks = launch.run([one, two, shown], math.inf, fresh=False)
+    assert outcomes[1] == ["two", "gallery"]
+    assert [task.state for task in tasks] == ["finished", "ok", "ok"]
+
+
+def test_a_gallery_of_a_run_that_did_not_end_is_not_started(outcomes):
+    endings, order = outcomes
+    endings["two"] = ("failed", 1)
+    one, two = make("one"), make("two")
+    shown = make("gallery", others=(one, two))
+    launch.run([one, two, shown], math.inf, fresh=False)
+    assert order == ["one", "two"]
+    assert (shown.state, shown.note) == ("failed", "it needs two")
 
 
 def test_without_a_budget_everything_runs_in_order(outcomes):

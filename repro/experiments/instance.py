@@ -77,7 +77,7 @@ _NUCLEI_FPN = _NARROW_FPN | {"anchor_scale": 4.0, "canonical_size": 112.0}
 _SMALL = _networks(96, 0.1, 8, _SMALL_C4, _SMALL_FPN)
 _SMOKE = dict(ADAMW, learning_rate=2e-3, augment={"flip": True}, val_every=100, epochs=10, batch_size=8)
 _NARROW = dict(
-    ADAMW, learning_rate=1e-3, augment={"flip": True}, val_every=100, batch_size=2,
+    ADAMW, learning_rate=2e-3, augment={"flip": True}, val_every=100, batch_size=2,
     init="tiny-imagenet-narrow-resnet101",
 )  # fmt: skip
 _TUNED = dict(
