@@ -41,8 +41,8 @@ MODELS += ["rcnn", "fast_rcnn", "faster_rcnn", "faster_rcnn_resnet101", "yolo_v1
 MODELS += ["mask_rcnn", "mask_rcnn_fpn"]
 DATASETS = ["shapes", "camvid", "isbi2012", "dubai", "voc2012_seg", "voc2007", "voc2012", "bccd", "coco2017"]
 DATASETS += ["penn_fudan", "nuclei", "cityscapes_instances"]
-DATASETS += ["voc2007_tfds", "voc2012_tfds", "coco2017_tfds", "oxford_iiit_pet", "cityscapes", "tiny_imagenet"]
-DATASETS += ["imagenette", "imagenet2012"]
+DATASETS += ["voc2007_tfds", "voc2012_tfds", "coco2017_tfds", "coco2017_joined", "oxford_iiit_pet", "cityscapes"]
+DATASETS += ["tiny_imagenet", "imagenette", "imagenet2012"]
 CARD = {
     "model": "fcn8s", "variant": None, "width": 1 / 32, "depth": 0.3, "input_size": [32, 32], "num_classes": 8,
     "channels": None, "options": {"padding": "same"}, "dataset": "shapes", "dataset_options": {}, "run": "a/b",

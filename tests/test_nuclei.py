@@ -94,7 +94,7 @@ def test_fingerprint_follows_masks(folder):
         (instances(nucleus(1, ROUND, category=2)), ["annotation 1", "category 2"]),
         (instances(categories=[(1, "cell")]), ["category 1", "'cell'", "nucleus"]),
         (instances(categories=[(1, "nucleus"), (2, "cell")]), ["category 2", "no category"]),
-        (instances(kind="tif"), ["0000000000000002.tif", "like 1 more"]),
+        (instances(kind="tif"), ["0000000000000001.tif", "like 1 more"]),
         ([], ["no COCO instances file"]),
     ],
 )

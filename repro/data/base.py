@@ -102,6 +102,7 @@ LOADERS: dict[str, str] = {
     "voc2007_tfds": "repro.data.tfds_detection:Voc2007Tfds",
     "voc2012_tfds": "repro.data.tfds_detection:Voc2012Tfds",
     "coco2017_tfds": "repro.data.tfds_detection:Coco2017Tfds",
+    "coco2017_joined": "repro.data.coco_joined:Coco2017Joined",
     "oxford_iiit_pet": "repro.data.tfds_segmentation:OxfordPets",
     "cityscapes": "repro.data.tfds_segmentation:Cityscapes",
     "tiny_imagenet": "repro.data.tiny_imagenet:TinyImageNet",

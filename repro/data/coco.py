@@ -80,12 +80,13 @@ class Coco2017(CocoFormat):
         for folder, archive in ARCHIVES.items():
             if not (self._root / folder).is_dir():
                 # no captions, no key points
-                install(archive, self._root, folder, lambda name, part=folder: part != "annotations" or _wanted(name))
+                install(archive, self._root, folder, lambda name, part=folder: part != "annotations" or is_wanted(name))
         super().prepare()
 
     def _refetch(self, folder: Path) -> str:
         return f"unpack {ARCHIVES[folder.name].filename} again"
 
 
-def _wanted(name: str) -> bool:
+def is_wanted(name: str) -> bool:
+    """Whether a file of the archive of annotations is one of objects: no captions, no key points."""
     return "/instances_" in name

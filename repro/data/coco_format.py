@@ -8,6 +8,7 @@ filled by pycocotools, which cuts them at the image's border.
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -79,7 +80,6 @@ class CocoFormat:
         self._images: dict[str, list[_Image]] = {}
         self._annotations: dict[str, dict[int, list[_Annotation]]] = {}
         self._fingerprints: dict[str, str] = {}
-        self._labels = {category: label for label, category in enumerate(self.category_ids)}
 
     def __getstate__(self) -> dict[str, Any]:
         # a worker process reads the annotations again, which is faster than to pickle them
@@ -128,19 +128,7 @@ class CocoFormat:
             stated, found = f"{size[0]}x{size[1]}", f"{pixels.shape[0]}x{pixels.shape[1]}"
             raise ReproError(f"{path} is {found}, in {file} it is {stated} (height x width)", "unpack both again")
         found = self._annotations[split].get(image.id, [])
-        objects = [each for each in found if each.bbox[2] != 0 and each.bbox[3] != 0]
-        corners = [(x, y, x + width, y + height) for x, y, width, height in (each.bbox for each in objects)]
-        boxes = checked_boxes(corners, size, lambda i: f"annotation {objects[i].id} of {file}", self.cure)
-        masks = [_mask(each, size, f"annotation {each.id} of {file}", self.cure) for each in objects]
-        seen = np.array([mask.any() for mask in masks], bool)
-        return Sample(
-            str(image.id),
-            pixels,
-            boxes=boxes[seen],
-            classes=np.array([self._labels[each.category_id] for each in objects], np.int32)[seen],
-            masks=np.array(masks, bool).reshape(-1, *size)[seen],
-            crowd=np.array([each.iscrowd for each in objects], bool)[seen],
-        )
+        return Sample(str(image.id), pixels, **objects_of(found, size, file, self.category_ids, self.cure))
 
     def _file(self, split: str) -> Path:
         return self._root / "annotations" / f"instances_{self.folders[split]}.json"
@@ -164,20 +152,48 @@ class CocoFormat:
             for needed in (self._root, folder, file.parent):
                 if not needed.is_dir():
                     raise self._absent(needed)
-            instances = _read(file, self.cure)
-            _check(instances, file, dict(zip(self.category_ids, self.info.classes, strict=True)), self.cure)
+            images, annotations = read_instances(
+                file, dict(zip(self.category_ids, self.info.classes, strict=True)), self.cure
+            )
             present = {path.name for path in folder.iterdir()}
-            missing = [image.file_name for image in instances.images if image.file_name not in present]
+            missing = [image.file_name for image in images if image.file_name not in present]
             if missing:
                 others = f", like {len(missing) - 1} more" if len(missing) > 1 else ""
                 problem = f"{folder / missing[0]}, which {file} asks for, does not exist{others}"
                 raise ReproError(problem, self._refetch(folder))
-            grouped: dict[int, list[_Annotation]] = {}
-            for each in sorted(instances.annotations, key=lambda each: each.id):
-                grouped.setdefault(each.image_id, []).append(each)
-            self._annotations[split] = grouped
-            self._images[split] = sorted(instances.images, key=lambda image: image.id)
+            self._images[split], self._annotations[split] = images, annotations
         return self._images[split]
+
+
+def read_instances(file: Path, names: dict[int, str], cure: str) -> tuple[list[_Image], dict[int, list[_Annotation]]]:
+    """The images of an annotation file and the annotations of each image's id, both in the order of their ids.
+
+    `names` are the classes by category id. Raises ReproError where the file makes no sense."""
+    instances = _read(file, cure)
+    _check(instances, file, names, cure)
+    grouped: dict[int, list[_Annotation]] = {}
+    for each in sorted(instances.annotations, key=lambda each: each.id):
+        grouped.setdefault(each.image_id, []).append(each)
+    return sorted(instances.images, key=lambda image: image.id), grouped
+
+
+def objects_of(
+    annotations: Sequence[_Annotation], size: tuple[int, int], file: Path, category_ids: Sequence[int], cure: str
+) -> dict[str, np.ndarray]:
+    """The fields `boxes`, `classes`, `masks` and `crowd` of a `Sample` of this (height, width).
+
+    Raises ReproError naming the annotation where a box or mask makes no sense."""
+    objects = [each for each in annotations if each.bbox[2] != 0 and each.bbox[3] != 0]
+    corners = [(x, y, x + width, y + height) for x, y, width, height in (each.bbox for each in objects)]
+    boxes = checked_boxes(corners, size, lambda i: f"annotation {objects[i].id} of {file}", cure)
+    masks = [_mask(each, size, f"annotation {each.id} of {file}", cure) for each in objects]
+    seen = np.array([mask.any() for mask in masks], bool)
+    return {
+        "boxes": boxes[seen],
+        "classes": np.array([category_ids.index(each.category_id) for each in objects], np.int32)[seen],
+        "masks": np.array(masks, bool).reshape(-1, *size)[seen],
+        "crowd": np.array([each.iscrowd for each in objects], bool)[seen],
+    }
 
 
 def _read(file: Path, cure: str) -> _Instances:
