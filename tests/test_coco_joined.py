@@ -78,6 +78,16 @@ def test_prepare_needs_both_and_reads_the_annotations(folder, monkeypatch):
     one_line(error, folder / "annotations" / "instances_train2017.json", "repro data coco2017_joined")
 
 
+def test_a_part_of_the_annotations_is_not_the_official_ones(folder, monkeypatch):
+    monkeypatch.setattr(TfdsDataset, "official", lambda self, split: (True, ""))
+    data = open_dataset("coco2017_joined")
+    assert data.official("val") == (False, "4 of 36781 annotations")
+    monkeypatch.setitem(Coco2017.counts, "val", (3, 4))
+    assert data.official("val") == (True, "")
+    monkeypatch.setattr(TfdsDataset, "official", lambda self, split: (False, "3 of 5000 images"))
+    assert data.official("val") == (False, "3 of 5000 images")
+
+
 @pytest.mark.parametrize(
     ("bad", "told"),
     [

@@ -10,7 +10,7 @@ from repro.errors import ReproError
 from repro.experiments.base import all_experiments, choose, job_for
 from repro.experiments.cite import cite
 from repro.experiments.publish import expected
-from repro.harness.config import AnyConfig, Majority, Speed, Train, network_of
+from repro.harness.config import AnyConfig, Data, Evaluate, Majority, Network, Speed, Train, network_of
 from repro.harness.learner import make_optimizer
 from repro.harness.protocol import class_names_of
 from repro.harness.run import Job, Run, modules_of
@@ -64,6 +64,27 @@ def test_paper_presets_are_what_the_papers_file_says(experiment):
     written = msgspec.to_builtins(config)
     assert {key: written[key] for key in recipe if key != "drops"} == {k: v for k, v in recipe.items() if k != "drops"}
     assert list(config.drops) == recipe.get("drops", [])
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("fcn8s", "train"),
+        ("yolo_v3", "detect_eval"),
+        ("mask_rcnn", "instance_eval"),
+        ("mask_rcnn_fpn", "instance_eval"),
+    ],
+)
+def test_the_code_of_an_evaluation_is_that_which_scores(name, module):
+    config = Evaluate(network=Network(name=name), data=Data(name="shapes"), weights="a", weights_sha256="0" * 64)
+    assert f"repro.harness.{module}" in modules_of(config)
+    assert registry.architecture(name).module in modules_of(config)
+
+
+def test_a_gallery_goes_through_the_code_of_all_that_it_shows():
+    job = job_for(all_experiments()["shapes-gallery"], "smoke", "tensorflow")
+    for other in job.others:
+        assert modules_of(other.config) <= modules_of(job.config)
 
 
 def test_the_rows_of_a_chain_share_one_budget():

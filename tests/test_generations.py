@@ -43,7 +43,7 @@ def shown(tmp_path_factory):
         # every detection scores more than nothing, so that some are kept
         job_of("tiny-masks", TrainInstance(network=MASKS, data=DATA, test={"score_threshold": 1e-4}, **RECIPE)),
     )
-    config = Gallery(data=DATA, members=tuple(job.experiment for job in members))
+    config = Gallery(data=DATA, members={job.experiment: job.config.network.name for job in members})
     job = Job(
         experiment="tiny-gallery", config=config, profile="smoke", backend=backend.name(), seeds=[0], others=members
     )
@@ -141,3 +141,4 @@ def test_the_gallery_of_the_suite_shows_all_generations():
     models = [other.config.network.name for other in job.others]
     assert models == ["fcn8s", "unet", "faster_rcnn", "yolo_v3", "mask_rcnn", "mask_rcnn_fpn"]
     assert [source.experiment for source in job.sources] == list(job.config.members)
+    assert list(job.config.members.values()) == models

@@ -135,7 +135,7 @@ def test_eval_gives_the_scores_of_the_run(trained, tmp_path, monkeypatch):
 def test_eval_refuses_data_of_other_classes(trained):
     experiment = evaluation("mask_rcnn_fpn", "penn_fudan", trained[2][0], "test")
     job = job_for(experiment, "lab", backend.name())
-    with pytest.raises(ReproError):  # no copy of the data, or another number of classes
+    with pytest.raises(ReproError, match="tells 7 classes apart, penn_fudan has 1"):  # before any download
         evaluate_instances(job, lambda fraction, note: None)
 
 

@@ -301,6 +301,29 @@ def quantities(arrays, prefix):
     return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
 
 
+@FORMS
+@pytest.mark.parametrize(
+    ("switch", "options"),
+    [({"region_layer": "pool"}, {}), ({"mask_scores": "softmax"}, {"mask_scores": "softmax"})],
+    ids=["pool", "softmax"],
+)
+def test_switches_change_what_is_computed_and_nothing_else(name, switch, options):
+    plain, other = built(name, "train"), built(name, "train", **switch)
+    assert [v.shape for v in plain.weights] == [v.shape for v in other.weights]
+    batch = batch_of()
+    losses = [
+        float(mask_rcnn.loss(outputs, tensors(batch), **given))
+        for outputs, given in ((plain(inputs_for(plain)), {}), (other(inputs_for(other)), options))
+    ]
+    assert np.isfinite(losses).all()
+    plain, other = built(name), built(name, **switch)
+    found = [arrays_of(model(inputs_for(model))) for model in (plain, other)]
+    assert {key: value.shape for key, value in found[0].items()} == {k: value.shape for k, value in found[1].items()}
+    # pooling changes what boxes and masks see, competition only what a mask is
+    assert np.array_equal(found[0]["found_scores"], found[1]["found_scores"]) == (switch.get("region_layer") is None)
+    assert not np.array_equal(found[0]["masks"], found[1]["masks"])
+
+
 # learning
 
 
@@ -323,8 +346,16 @@ def test_learns_pictures_by_heart():
     )  # fmt: skip
     learner = make_learner(config, len(dataset.info.classes), 0, 150, records)
     batch = {key: np.stack([record[key] for record in records]) for key in records[0]}
+    empty = {**batch, "boxes": 0 * batch["boxes"], "classes": 0 * batch["classes"] - 1, "masks": 0 * batch["masks"]}
+    calls, whole = [], learner.compute_loss
+    learner.compute_loss = lambda *args, **options: calls.append(1) or whole(*args, **options)
+    learner.train_on_batch(batch)
+    traced = len(calls)
+    learner.train_on_batch(empty)
     for _ in range(150):
         learner.train_on_batch(batch)
+    assert traced > 0
+    assert len(calls) == traced  # Python runs while a program is made, and never again
     detector = detector_of(config, len(dataset.info.classes), 3)
     copy_weights(learner.network, detector.network)
     found = evaluate(list(instances_of(detector, records, 2)), dataset, "test", (10,))

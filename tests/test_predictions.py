@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import test_coco
 import test_voc
+from messages import one_line
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -140,6 +141,27 @@ def test_masks_are_scored_where_every_detection_has_one(coco, tmp_path):
     assert not any(name.startswith("mask_") for name in result.metrics)
     assert result.protocol["masks"] == "not scored: 1 of 5 detections have none"
     assert result.metrics["coco_ap"] is not None
+
+
+def test_masks_without_boxes_have_the_boxes_around_them(coco, tmp_path):
+    """As in COCO's own results of instances."""
+    plain = score_predictions("coco2017", "val", written(tmp_path, GOOD)).metrics
+    alone = [{name: value for name, value in each.items() if name != "bbox"} for each in GOOD]
+    assert score_predictions("coco2017", "val", written(tmp_path, alone)).metrics == plain
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"segmentation": None}, "neither bbox nor segmentation"),
+        ({"segmentation": {"size": [12, 16], "counts": "0"}}, "the mask of entry [0]"),
+    ],
+)
+def test_what_has_no_place_is_named(coco, tmp_path, change, told):
+    bad = {name: value for name, value in (GOOD[0] | change).items() if name != "bbox"}
+    with pytest.raises(ReproError) as error:
+        score_predictions("coco2017", "val", written(tmp_path, [bad]))
+    one_line(error, "entry [0]", told)
 
 
 def test_ids_are_compared_as_text_and_fields_of_others_passed_over(coco, tmp_path):

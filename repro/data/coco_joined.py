@@ -52,6 +52,14 @@ class Coco2017Joined(Coco2017Tfds):
         content = hashlib.sha256(read_bytes(self._file(split))).hexdigest()
         return hashlib.sha256(f"{super().fingerprint(split)} {content}".encode()).hexdigest()[:16]
 
+    def official(self, split: str) -> tuple[bool, str]:
+        """As TFDS's data sets, and whether the file has the published number of annotations."""
+        whole, reason = super().official(split)
+        found, published = sum(len(each) for _, each in self._objects(split).values()), coco.Coco2017.counts[split][1]
+        if found == published:
+            return whole, reason
+        return False, "; ".join([*filter(None, [reason]), f"{found} of {published} annotations"])
+
     def sample(self, split: str, index: int) -> Sample:
         """As `Coco2017.sample`, in TFDS's order. Raises ReproError naming the record where it is damaged or of an image
         without a place in the annotations, and the annotation where a box or mask makes no sense."""
@@ -83,7 +91,9 @@ class Coco2017Joined(Coco2017Tfds):
         if split not in self._annotations:
             file = self._file(split)
             if not file.exists():
-                raise NoDataError(f"{file} does not exist", f"`repro data {self.info.name}` fetches it")
+                archive = coco.ARCHIVES["annotations"].filename
+                cure = f"`repro data {self.info.name}` fetches it; where {file.parent} exists, unpack {archive} there"
+                raise NoDataError(f"{file} does not exist", cure)
             names = dict(zip(self.category_ids, self.info.classes, strict=True))
             images, found = read_instances(file, names, coco.Coco2017.cure)
             self._annotations[split] = {

@@ -3,8 +3,9 @@
 shapes-mask-rcnn*                          smoke  generated pictures, narrow networks: about a minute each on 2 cores
 penn-narrow-*, nuclei-narrow-*,            lab    an eighth of the width, half the depth, 256x256, from Tiny-ImageNet:
 coco-narrow-*                                     minutes a seed on 2 cores, run by name
-penn-narrow-mask-rcnn-fpn-*                lab    the same with RoI pooling, a softmax over classes, or no masks
-penn-*, nuclei-*, coco2017-mask-rcnn*      lab    full width: tens of minutes a seed on one GPU
+penn-narrow-mask-rcnn-fpn-*                lab    the same with RoI pooling, or no masks
+shapes-mask-rcnn-fpn-softmax               smoke  a softmax over classes, for which Penn-Fudan has too few; by name
+penn-*, nuclei-*, coco2017-mask-rcnn*      lab    full width, of COCO 10,000 images: up to two hours a seed on one GPU
 coco2017-mask-rcnn*                        paper  the paper's recipe: days on one GPU
 shapes-gallery                             smoke  the same pictures through FCN-8s, U-Net, Faster R-CNN, YOLO v3 and
                                                   both forms of Mask R-CNN
@@ -20,6 +21,9 @@ from repro.harness.config import Data, Gallery, MaskOverhead, Network, TrainInst
 _TITLES = {"mask_rcnn": "Mask R-CNN on conv4", "mask_rcnn_fpn": "Mask R-CNN on FPN"}
 PENN, NUCLEI = Data(name="penn_fudan"), Data(name="nuclei")
 COCO = Data(name="coco2017", test="val")
+# what a machine without an accelerator, and one GPU in an hour or two, can see of it
+COCO_NARROW = Data(name="coco2017", test="val", train_limit=1000)
+COCO_LAB = Data(name="coco2017", test="val", train_limit=10_000)
 _FREE = {"frozen_stages": 0, "frozen_bn": False}  # from random weights nothing is worth keeping
 
 
@@ -34,9 +38,7 @@ def _family(
         configs = {profile: TrainInstance(network=network, data=data, **recipe)}
         costs = {profile: seconds}
         if paper:
-            configs["paper"] = TrainInstance(
-                network=Network(name=name, options={"max_boxes": 128}), data=data, **_PAPER
-            )
+            configs["paper"] = TrainInstance(network=Network(name=name, **networks[name]), data=COCO, **_PAPER)
             costs["paper"] = 400_000
         presets.append(
             Experiment(
@@ -61,10 +63,10 @@ def _networks(
 
 def _full(max_boxes: int) -> dict[str, dict[str, Any]]:
     """Whole networks for data with that many objects in an image."""
-    return {name: {"options": {"max_boxes": max_boxes}} for name in _TITLES}
+    return {name: {"options": {"max_boxes": max_boxes, "min_size": 0}} for name in _TITLES}
 
 
-_SMALL_C4 = {"anchor_scales": (1, 2, 4), "min_size": 4, "before_nms": (300, 300), "after_nms": (100, 50), "rois": 16,
+_SMALL_C4 = {"anchor_scales": (2, 4, 8), "min_size": 8, "before_nms": (300, 300), "after_nms": (100, 50), "rois": 16,
              "rpn_sample": 64, "max_detections": 20}  # fmt: skip
 _SMALL_FPN = {"before_nms": (200, 100), "after_nms": (100, 50), "rois": 32, "rpn_sample": 64, "max_detections": 20}
 _NARROW_C4 = {"anchor_scales": (1, 2, 4, 8), "min_size": 4, "before_nms": (1000, 1000), "after_nms": (300, 200),
@@ -75,6 +77,7 @@ _NUCLEI_C4 = _NARROW_C4 | {"anchor_scales": (0.5, 1, 2, 4), "min_size": 2}
 _NUCLEI_FPN = _NARROW_FPN | {"anchor_scale": 4.0, "canonical_size": 112.0}
 
 _SMALL = _networks(96, 0.1, 8, _SMALL_C4, _SMALL_FPN)
+_SMALL["mask_rcnn"]["input_size"] = (192, 192)  # at 96x96 conv4 has 6x6 positions
 _SMOKE = dict(ADAMW, learning_rate=2e-3, augment={"flip": True}, val_every=100, epochs=10, batch_size=8)
 _NARROW = dict(
     ADAMW, learning_rate=2e-3, augment={"flip": True}, val_every=100, batch_size=2,
@@ -92,12 +95,15 @@ _PAPER = dict(
 _FPN_NARROW = _networks(256, 0.5, 64, _NARROW_C4, _NARROW_FPN)["mask_rcnn_fpn"]
 
 
-def _ablation(switch: dict[str, Any], name: str, about: str, loss_options: dict[str, Any]) -> Experiment:
+def _switched(network: dict[str, Any], switch: dict[str, Any]) -> Network:
+    return Network(name="mask_rcnn_fpn", **{**network, "options": {**network["options"], **switch}})
+
+
+def _ablation(switch: dict[str, Any], name: str, about: str) -> Experiment:
     """Mask R-CNN on FPN as `penn-narrow-mask-rcnn-fpn`, but for one switch."""
-    options = {**_FPN_NARROW["options"], **switch}
-    network = Network(name="mask_rcnn_fpn", **{**_FPN_NARROW, "options": options})
+    network = _switched(_FPN_NARROW, switch)
     config = TrainInstance(
-        network=network, data=PENN, epochs=16, label=about, loss_options=loss_options, **_NARROW
+        network=network, data=PENN, epochs=16, label=about, **_NARROW
     )  # fmt: skip
     return Experiment(
         name=f"penn-narrow-mask-rcnn-fpn-{name}", about=f"Mask R-CNN on FPN, {about}, on Penn-Fudan, narrow",
@@ -118,17 +124,24 @@ PRESETS = (
         _networks(256, 0.5, 384, _NUCLEI_C4, _NUCLEI_FPN), dict(_NARROW, epochs=4), 300, 22, seeds=3, by_name=True,
     ),
     *_family(
-        "coco-narrow", "on COCO 2017, an eighth of the width, half the depth", "lab", COCO,
-        _networks(256, 0.5, 64, _NARROW_C4, _NARROW_FPN), dict(_NARROW, epochs=16, test_limit=500), 240, 22, seeds=3,
+        "coco-narrow", "on COCO 2017, an eighth of the width, half the depth", "lab", COCO_NARROW,
+        _networks(256, 0.5, 64, _NARROW_C4, _NARROW_FPN), dict(_NARROW, epochs=16, test_limit=500), 2000, 22, seeds=3,
         by_name=True,
     ),
-    _ablation({"region_layer": "pool"}, "pool", "RoI pooling", {}),
-    _ablation({"mask_scores": "softmax"}, "softmax", "softmax over classes", {"mask_scores": "softmax"}),
-    _ablation({"mask_branch": False}, "boxes", "without masks", {}),
+    _ablation({"region_layer": "pool"}, "pool", "RoI pooling"),
+    _ablation({"mask_branch": False}, "boxes", "without masks"),
+    Experiment(
+        name="shapes-mask-rcnn-fpn-softmax", about="Mask R-CNN on FPN, softmax over classes, on generated pictures",
+        configs={"smoke": TrainInstance(
+            network=_switched(_SMALL["mask_rcnn_fpn"], {"mask_scores": "softmax"}), data=SHAPES,
+            label="softmax over classes", loss_options={"mask_scores": "softmax"}, **_SMOKE,
+        )},
+        value=21, seconds={"smoke": 60}, seeds=3, by_name=True,
+    ),
     *_family("penn", "on Penn-Fudan", "lab", PENN, _full(64), dict(_TUNED, epochs=30), 900, 60),
     *_family("nuclei", "on nuclei", "lab", NUCLEI, _full(384), dict(_TUNED, epochs=20), 3000, 58),
     *_family(
-        "coco2017", "on COCO 2017", "lab", COCO, _full(128), dict(_TUNED, epochs=12, test_limit=5000), 7200, 57,
+        "coco2017", "on COCO 2017", "lab", COCO_LAB, _full(128), dict(_TUNED, epochs=4, test_limit=5000), 7200, 57,
         paper=True,
     ),
     Experiment(
@@ -146,10 +159,10 @@ PRESETS = (
         name="shapes-gallery", about="the same pictures through one network of each generation",
         configs={"smoke": Gallery(
             data=SHAPES,
-            members=tuple(
-                f"shapes-{name}"
-                for name in ("fcn8s", "unet", "faster-rcnn", "yolo-v3", "mask-rcnn", "mask-rcnn-fpn")
-            ),
+            members={
+                f"shapes-{name.replace('_', '-')}": name
+                for name in ("fcn8s", "unet", "faster_rcnn", "yolo_v3", "mask_rcnn", "mask_rcnn_fpn")
+            },
         )},
         value=50, seconds={"smoke": 40},
     ),

@@ -233,10 +233,10 @@ class Peer(Config, tag="peer"):
 
 
 class Gallery(Config, tag="gallery"):
-    """Show test images to the networks that other experiments trained, which `members` names."""
+    """Show test images to the networks that other experiments trained. `members`: the network of each experiment."""
 
     data: Data
-    members: tuple[str, ...]
+    members: dict[str, str]
     precision: str = "float32"
 
 

@@ -27,13 +27,13 @@ def evaluate_instances(job: Job, progress: Callable[[float, str], None]) -> None
     run, split = Run(job, job.seeds[0]), config.data.test
     tf32 = backend.set_precision(config.precision)
     dataset = open_dataset(config.data.name, **config.data.options)
-    dataset.prepare()
     names = dataset.info.classes
     if config.network.num_classes != len(names):
         raise ReproError(
             f"{config.weights} tells {config.network.num_classes} classes apart, {config.data.name} has {len(names)}",
             "score it on the data set it was trained for",
         )
+    dataset.prepare()
     arrays, card = checkpoint.load_arrays(Path(config.weights))
     settings = TrainInstance(
         network=config.network, data=config.data, precision=config.precision, test=card.get("test", {}),

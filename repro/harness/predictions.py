@@ -2,7 +2,8 @@
 that a data set's loader gives.
 
 COCO: a JSON list of {image_id, category_id, bbox [x, y, width, height], score} and, for masks, segmentation
-{size [height, width], counts (compressed)}; cocodataset.org, "Results format". VOC: `comp4_det_test_<class>.txt` of
+{size [height, width], counts (compressed)}; cocodataset.org, "Results format". A detection with a mask alone, as there,
+has the box around its mask, as in pycocotools. VOC: `comp4_det_test_<class>.txt` of
 lines `image_id score xmin ymin xmax ymax`, where pixels count from 1 and a box includes both ends; development kit of
 VOC 2012, Section 9.2. Image ids are compared as text. Needs neither Keras nor a backend.
 """
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from repro.data import coco
 from repro.data.base import open_dataset
@@ -34,8 +36,8 @@ from repro.metrics.instance import instance_protocol
 _VOC_FILE = re.compile(r"comp\d+(?:-[\w-]+)?_det_[a-z0-9]+_(.+)\.txt")
 _VOC_LINES = "give lines `image_id score xmin ymin xmax ymax`, as VOC's development kit reads them"
 _COCO_FIELDS = (
-    "give a list of {image_id, category_id, bbox [x, y, width, height], score}, for masks with segmentation "
-    "{size [height, width], counts (compressed)}"
+    "give a list of {image_id, category_id, bbox [x, y, width, height], score}, for masks with or instead of bbox "
+    "segmentation {size [height, width], counts (compressed)}"
 )
 
 
@@ -59,8 +61,8 @@ class _Runs(msgspec.Struct, gc=False):
 class _Entry(msgspec.Struct, gc=False):
     image_id: int | str
     category_id: int
-    bbox: tuple[float, float, float, float]
     score: float
+    bbox: tuple[float, float, float, float] | None = None
     segmentation: _Runs | None = None
 
 
@@ -91,7 +93,8 @@ def score_predictions(data: str, split: str, path: Path) -> Result:
         protocol={
             **detection_protocol(), **coco_protocol(),
             **({"masks": f"not scored: {unmasked}"} if unmasked else instance_protocol()),
-            "detections": "as their file has them: no threshold, no suppression",
+            "detections": "as their file has them: no threshold, no suppression; a mask without a box has the one "
+            "around it",
         },
         dataset=dataset_of(dataset, split),
     )  # fmt: skip
@@ -136,8 +139,12 @@ def _read_coco(path: Path, categories: dict[int, int], data: str) -> tuple[str, 
             gaps = ", with gaps" if max(categories) - min(categories) >= len(categories) else ""
             cure = f"its category ids are {min(categories)} to {max(categories)}{gaps}"
             raise ReproError(f"{place} has category {entry.category_id}, which {data} has not", cure)
-        x, y, width, height = entry.bbox
         mask = entry.segmentation and {"size": list(entry.segmentation.size), "counts": entry.segmentation.counts}
+        if entry.bbox is None:
+            if mask is None:
+                raise ReproError(f"{place} has neither bbox nor segmentation", _COCO_FIELDS)
+            run_lengths(mask, f"the mask of {place}")
+        x, y, width, height = entry.bbox or map(float, coco_mask.toBbox(mask))
         kind, corners = categories[entry.category_id], (x, y, x + width, y + height)
         found.append(_checked(Detection(place, str(entry.image_id), kind, entry.score, corners, mask)))
     return hashlib.sha256(content).hexdigest(), found

@@ -79,6 +79,10 @@ _HARNESS = {
 }
 
 
+# by the network's task, where weights are scored by other code than a segmenter's
+_EVALUATION = {"detection": "repro.harness.detect_eval", "instance": "repro.harness.instance_eval"}
+
+
 class Job(Record, dict=True):
     """What one process does: one configuration, some seeds. `parent` is the job whose weights it starts from, `others`
     are those whose trained networks it shows."""
@@ -123,10 +127,13 @@ def modules_of(config: AnyConfig) -> set[str]:
     if network:
         entry = registry.architecture(network.name)
         modules.add(entry.module)
-        if isinstance(config, Evaluate) and entry.task == "detection":
-            modules = modules - set(_HARNESS[Evaluate]) | {"repro.harness.detect_eval"}
+        if isinstance(config, Evaluate) and entry.task in _EVALUATION:
+            modules = modules - set(_HARNESS[Evaluate]) | {_EVALUATION[entry.task]}
     if isinstance(config, DetectorSpeed):
         modules |= {registry.architecture(network.name).module for network in config.networks}
+    if isinstance(config, Gallery):  # what trains a network decides what it answers
+        modules |= {registry.architecture(name).module for name in config.members.values()}
+        modules |= {module for kind, names in _HARNESS.items() if issubclass(kind, Train) for module in names}
     if isinstance(config, Inspect):
         modules |= {entry.module for entry in registry.ARCHITECTURES.values()}
     if isinstance(config, Peer):
