@@ -19,14 +19,17 @@ from repro.harness.predict_objects import detector_from, objects_in
 from repro.harness.record import Artifact, Result, Xla
 from repro.harness.run import Job, Run, dataset_of, find, results_of, weights_path
 from repro.harness.samples import sample_indices
-from repro.harness.stages import LEAST_SCORE
 from repro.masks import encode_rle
+
+# weak networks are sure of little, and an empty picture says less than a wrong box with its score
+LEAST_SCORE, MOST = 0.1, 3
 
 
 def gallery(job: Job, progress: Callable[[float, str], None]) -> None:
     """Show the sampled images of the test split to the network of every job in `job.others`. Writes one result, and
     beside it a line of JSON for each network and image: run-length encoded `labels`, one mask a class, or the `boxes`,
-    `scores` and `classes` that score 0.3 or more, with their `masks` where the network has them, in the original image.
+    `scores` and `classes` of the best three that score 0.1 or more, with their `masks` where the network has them, in
+    the original image.
 
     Raises ReproError where a network has no weights here, and for one of other classes than the data's."""
     config: Gallery = job.config
@@ -51,8 +54,8 @@ def gallery(job: Job, progress: Callable[[float, str], None]) -> None:
         protocol={
             "images": "test images, whole; segmentation networks, which were trained on scenes of their own, see them "
             "at their own scale",
-            "shown": f"the class of the highest score at each pixel; boxes and instances that score {LEAST_SCORE:g} or "
-            "more",
+            "shown": f"the class of the highest score at each pixel; the best {MOST} boxes or instances of an image "
+            f"that score {LEAST_SCORE:g} or more",
         },
         dataset=dataset_of(dataset, split),
         depends_on=[f"{source.experiment}/{source.run_id}" for source in sources],
@@ -95,7 +98,8 @@ def _answers(member: Job, source: Result, images: list[np.ndarray], info: Any) -
 
 
 def _kept(objects: dict[str, Any]) -> dict[str, Any]:
-    chosen = np.flatnonzero(objects["scores"] >= LEAST_SCORE)
+    order = np.argsort(-objects["scores"], kind="stable")[:MOST]
+    chosen = order[objects["scores"][order] >= LEAST_SCORE]
     entry = {
         "boxes": np.asarray(objects["boxes"], float)[chosen].round(1).tolist(),
         "scores": [round(float(objects["scores"][k]), 3) for k in chosen],
