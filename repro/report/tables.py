@@ -149,7 +149,11 @@ def _architecture_sections(results: Sequence[Result], current: CodeHash | None) 
     shown += columns("paper_params:params, paper", "convs:conv layers ours / paper", "match:exact", "trainable")
     shown += (*columns("flops:GFLOPs", "deviations"), *CODE)
     pools = pool(
-        (r for r in results if r.kind == "inspect" and r.config.get("type") == "inspect" and r.status == "ok"),
+        (
+            r
+            for r in results
+            if r.kind == "inspect" and r.config.get("type") not in ("anchors", "gallery") and r.status == "ok"
+        ),
         key,
         current,
     )
