@@ -16,6 +16,7 @@ from repro.harness.run import Job, weights_path
 from repro.harness.worker import execute
 from repro.masks import decode_rle, encode_rle
 from repro.report import generations
+from repro.report.palette import voc_colormap
 
 OPTIONS = {"image_size": 64, "max_objects": 2, "min_scale": 0.4, "max_scale": 0.7, "train_size": 8, "val_size": 2,
            "test_size": 5}  # fmt: skip
@@ -87,7 +88,7 @@ def test_the_picture_has_a_column_for_each_network(shown):
     folder, _, result = shown
     public, private = generations.pictures([result], folder)
     assert (list(public), private) == (["gallery_generations_shapes.png"], {})
-    drawn = generations._draw(result, folder)
+    drawn = generations._draw([result], folder)
     assert drawn.shape[1] > 4 * 240
     assert drawn.shape[0] > 4 * 240
 
@@ -100,11 +101,11 @@ def test_colours_are_those_of_classes_in_label_maps_boxes_and_instances():
     labels = [encode_rle(~mask), *(encode_rle(mask & (k == 2)) for k in range(7))]
     found = {"boxes": [[32, 32, 80, 80]], "scores": [0.9], "classes": [2]}
     drawn = [
-        generations._answer(image, entry, (96, 96), info)
+        generations._answer(image, entry, (96, 96), info.classes, voc_colormap()[1:])
         for entry in ({"labels": labels}, found, found | {"masks": [encode_rle(mask)]})
     ]
     # the corner of the object that no tag covers
-    assert [picture[79, 79].tolist() for picture in drawn] == [generations._of([2])[0].tolist()] * 3
+    assert [picture[79, 79].tolist() for picture in drawn] == [voc_colormap()[3].tolist()] * 3
     assert [picture[90, 4].tolist() for picture in drawn] == [[0, 0, 0]] * 3
 
 

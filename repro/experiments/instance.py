@@ -29,16 +29,16 @@ _FREE = {"frozen_stages": 0, "frozen_bn": False}  # from random weights nothing 
 
 def _family(
     prefix: str, about: str, profile: str, data: Data, networks: dict[str, dict[str, Any]], recipe: dict[str, Any],
-    seconds: float, value: int, paper: bool = False, **fields: Any,
+    seconds: float, value: int, paper: Data | None = None, **fields: Any,
 ) -> list[Experiment]:  # fmt: skip
-    """Both forms on one data set."""
+    """Both forms on one data set; `paper`: the data of the paper's own recipe."""
     presets = []
     for name, title in _TITLES.items():
         network = Network(name=name, **networks[name])
         configs = {profile: TrainInstance(network=network, data=data, **recipe)}
         costs = {profile: seconds}
         if paper:
-            configs["paper"] = TrainInstance(network=Network(name=name, **networks[name]), data=COCO, **_PAPER)
+            configs["paper"] = TrainInstance(network=Network(name=name, **networks[name]), data=paper, **_PAPER)
             costs["paper"] = 400_000
         presets.append(
             Experiment(
@@ -142,7 +142,7 @@ PRESETS = (
     *_family("nuclei", "on nuclei", "lab", NUCLEI, _full(384), dict(_TUNED, epochs=20), 3000, 58),
     *_family(
         "coco2017", "on COCO 2017", "lab", COCO_LAB, _full(128), dict(_TUNED, epochs=4, test_limit=5000), 7200, 57,
-        paper=True,
+        paper=COCO,
     ),
     Experiment(
         name="mask-overhead", about="Mask R-CNN with and without its mask branch, image to final boxes and masks",

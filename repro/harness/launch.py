@@ -68,16 +68,9 @@ def survey(tasks: list[Task], fresh: bool) -> None:
     named = {task.job.experiment: task for task in tasks}
     for task in reversed(in_order(tasks, by_value=False)):
         for parent in [named[job.experiment] for job in task.job.sources if job.experiment in named]:
-            lost = [s for s in _needed(task, parent) if s not in parent.todo and not _has_weights(parent.job, s, seen)]
+            lost = [s for s in task.todo if s not in parent.todo and not _has_weights(parent.job, s, seen)]
             parent.todo = sorted({*parent.todo, *lost})
             parent.state = "waiting" if parent.todo else "finished"
-
-
-def _needed(task: Task, parent: Task) -> list[int]:
-    """The seeds of a parent that a task's unfinished seeds need: the same, or of what it only shows the first."""
-    if task.job.parent and task.job.parent.experiment == parent.job.experiment:
-        return task.todo
-    return parent.job.seeds[:1] if task.todo else []
 
 
 def _has_weights(job: Job, seed: int, seen: dict[str, list[Result]]) -> bool:

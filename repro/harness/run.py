@@ -77,10 +77,11 @@ _HARNESS = {
     Gallery: ("repro.harness.gallery",),
     Inspect: ("repro.harness.inspection",),
 }
-
-
-# by the network's task, where weights are scored by other code than a segmenter's
-_EVALUATION = {"detection": "repro.harness.detect_eval", "instance": "repro.harness.instance_eval"}
+# what scores weights, by the network's task, where it is other code than a segmenter's
+EVALUATION = {
+    "detection": "repro.harness.detect_eval:evaluate_detector",
+    "instance": "repro.harness.instance_eval:evaluate_instances",
+}
 
 
 class Job(Record, dict=True):
@@ -127,8 +128,8 @@ def modules_of(config: AnyConfig) -> set[str]:
     if network:
         entry = registry.architecture(network.name)
         modules.add(entry.module)
-        if isinstance(config, Evaluate) and entry.task in _EVALUATION:
-            modules = modules - set(_HARNESS[Evaluate]) | {_EVALUATION[entry.task]}
+        if isinstance(config, Evaluate) and entry.task in EVALUATION:
+            modules = modules - set(_HARNESS[Evaluate]) | {EVALUATION[entry.task].partition(":")[0]}
     if isinstance(config, DetectorSpeed):
         modules |= {registry.architecture(network.name).module for network in config.networks}
     if isinstance(config, Gallery):  # what trains a network decides what it answers

@@ -31,7 +31,7 @@ from repro.harness.config import (
     TrainRCNN,
     TrainYolo,
 )
-from repro.harness.run import Job, Run, find, results_of
+from repro.harness.run import EVALUATION, Job, Run, find, results_of
 
 # kept apart by type so that a process imports only what its job needs
 _WORK = {
@@ -51,11 +51,6 @@ _WORK = {
     Peer: "repro.harness.peer:peer",
     Gallery: "repro.harness.gallery:gallery",
     Inspect: "repro.harness.inspection:inspect_all",
-}
-# by the network's task
-_EVALUATION = {
-    "detection": "repro.harness.detect_eval:evaluate_detector",
-    "instance": "repro.harness.instance_eval:evaluate_instances",
 }
 NO_DATA, FAILED = 3, 1
 
@@ -77,7 +72,7 @@ def execute(job: Job, progress: Callable[[float, str], None]) -> None:
 
 def _work_of(config: AnyConfig) -> str:
     if isinstance(config, Evaluate):
-        return _EVALUATION.get(registry.architecture(config.network.name).task, _WORK[Evaluate])
+        return EVALUATION.get(registry.architecture(config.network.name).task, _WORK[Evaluate])
     return _WORK[type(config)]
 
 

@@ -4,6 +4,7 @@ Pictures of generated data go into tables/, those of photographs to runs/gallery
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from repro.harness.samples import sample_indices
 from repro.masks import decode_rle
 from repro.report.figures import Picture
 from repro.report.gallery import titles_of
-from repro.report.overlays import draw_boxes, draw_instances, enlarge_masks, grid, resize, rgb
+from repro.report.overlays import draw_boxes, draw_instances, enlarge_masks, grid
 from repro.report.pooling import (
     CODE,
     SCALES,
@@ -30,9 +31,9 @@ from repro.report.pooling import (
     timing_text,
 )
 from repro.report.render import Row, Section, columns
-from repro.report.stages import drawn, groups_of, kept_lines
+from repro.report.stages import drawn, enlarged, groups_of, kept_lines
 
-_LONGEST = 240
+LONGEST = 240  # pixels of a cell
 # side by side, beside picture and truth: what of each generation is shown
 _SHOWN = ("faster_rcnn", "faster_rcnn_resnet101", "yolo_v3", "mask_rcnn", "mask_rcnn_fpn")
 
@@ -110,20 +111,26 @@ def _draw(group: Sequence[Result], results_dir: Path) -> np.ndarray:
     rows = []
     for number, index in enumerate(indices):
         sample = dataset.sample(split, index)
-        scale = _LONGEST / max(sample.image.shape[:2])
-        size = round(sample.image.shape[0] * scale), round(sample.image.shape[1] * scale)
-        image = resize(rgb(sample.image), size)
-        row = [image, draw_instances(image, enlarge_masks(sample.masks, size), sample.classes, names)]
-        for lines in kept:
-            entry = lines[number]
-            if "masks" in entry:
-                masks = [decode_rle(mask) for mask in entry["masks"]]
-                masks = np.array(masks, bool).reshape(-1, *sample.image.shape[:2])
-                row.append(
-                    draw_instances(image, enlarge_masks(masks, size), entry["classes"], names, scores=entry["scores"])
-                )
-            else:
-                boxes = np.array(entry["boxes"], float).reshape(-1, 4) * scale
-                row.append(draw_boxes(image, boxes, entry["classes"], names, scores=entry["scores"]))
-        rows.append(row)
-    return grid(rows, ["image", "objects", *titles_of(group)], cell=(_LONGEST, _LONGEST))
+        image, _ = enlarged(sample.image, LONGEST)
+        truth = draw_instances(image, enlarge_masks(sample.masks, image.shape[:2]), sample.classes, names)
+        original = sample.image.shape[:2]
+        rows.append([image, truth, *(draw_answer(image, lines[number], original, names) for lines in kept)])
+    return grid(rows, ["image", "objects", *titles_of(group)], cell=(LONGEST, LONGEST))
+
+
+def draw_answer(
+    image: np.ndarray,
+    entry: dict[str, Any],
+    original: tuple[int, int],
+    names: Sequence[str],
+    colours: np.ndarray | None = None,
+) -> np.ndarray:
+    """The kept instances or, where a network has none, boxes over an enlarged image; they are in pixels of the
+    original (height, width). `colours`: of each class, where instances of one are to look the same."""
+    classes, scores = entry["classes"], entry["scores"]
+    if "masks" in entry:
+        masks = np.array([decode_rle(mask) for mask in entry["masks"]], bool).reshape(-1, *original)
+        palette = None if colours is None else colours[np.array(classes, int)]
+        return draw_instances(image, enlarge_masks(masks, image.shape[:2]), classes, names, palette, scores)
+    boxes = np.array(entry["boxes"], float).reshape(-1, 4) * (max(image.shape[:2]) / max(original))
+    return draw_boxes(image, boxes, classes, names, scores=scores)

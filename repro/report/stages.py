@@ -78,7 +78,7 @@ def _draw(group: Sequence[Result], results_dir: Path) -> np.ndarray:
     rows = []
     for number, index in enumerate(indices):
         sample = dataset.sample(split, index)
-        image, scale = _enlarged(rgb(sample.image))
+        image, scale = enlarged(sample.image, _LONGEST)
         row = [draw_boxes(image, sample.boxes * scale, sample.classes, names)]
         for stages in kept:
             entry = stages[number]
@@ -97,11 +97,11 @@ def _shown(entry: dict[str, Any]) -> list[str]:
     return [stage for stage in ("proposals", "anchors") if stage in entry] + ["final boxes"]
 
 
-def _enlarged(image: np.ndarray) -> tuple[np.ndarray, float]:
-    """A picture at the size of a cell, so that lines and letters are sharp, and its scale."""
-    scale = _LONGEST / max(image.shape[:2])
+def enlarged(image: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
+    """An image [H,W,C] in RGB, its longest side that of a cell, so that lines and letters are sharp, and its scale."""
+    scale = longest / max(image.shape[:2])
     size = round(image.shape[0] * scale), round(image.shape[1] * scale)
-    return resize(image, size), scale
+    return resize(rgb(image), size), scale
 
 
 def _outlined(image: np.ndarray, boxes: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:

@@ -57,6 +57,11 @@ _TABLE_OF_KIND = {
 }  # fmt: skip
 
 
+def _table_of(result: Result) -> str:
+    """The table that a result belongs to."""
+    return _TABLE_OF_KIND.get(str(result.config.get("type"))) or _TABLE_OF_KIND.get(result.kind, task_of(result))
+
+
 def _missing_section(table: str, results: Sequence[Result], expected: Expected) -> list[Section]:
     """Experiments without a figure: failed runs that no later run made good, and what has no result."""
 
@@ -66,9 +71,7 @@ def _missing_section(table: str, results: Sequence[Result], expected: Expected) 
     done = {same(result) for result in results if result.status == "ok"}
     failed: dict[tuple[Any, ...], list[Result]] = {}
     for result in results:
-        kind = _TABLE_OF_KIND.get(str(result.config.get("type"))) or _TABLE_OF_KIND.get(result.kind, task_of(result))
-        here = kind == table
-        if here and result.status == "failed" and same(result) not in done:
+        if _table_of(result) == table and result.status == "failed" and same(result) not in done:
             failed.setdefault(same(result)[:-1], []).append(result)
     rows = []
     for _, runs in sorted(failed.items()):
@@ -149,11 +152,7 @@ def _architecture_sections(results: Sequence[Result], current: CodeHash | None) 
     shown += columns("paper_params:params, paper", "convs:conv layers ours / paper", "match:exact", "trainable")
     shown += (*columns("flops:GFLOPs", "deviations"), *CODE)
     pools = pool(
-        (
-            r
-            for r in results
-            if r.kind == "inspect" and r.config.get("type") not in ("anchors", "gallery") and r.status == "ok"
-        ),
+        (r for r in results if r.kind == "inspect" and _table_of(r) == "architectures" and r.status == "ok"),
         key,
         current,
     )
