@@ -5,6 +5,7 @@ in its text chunk `repro-data`; two pictures are the same when their hashes are.
 
 import hashlib
 import io
+import textwrap
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -116,8 +117,9 @@ def training_curves(curves: list[Curve], metric: str) -> Picture:
 
 def _draw(curves: list[Curve], metric: str) -> Figure:
     panels = list(dict.fromkeys(curve.panel for curve in curves))
-    figure = Figure(figsize=(11, 3.9 * len(panels)), layout="constrained")
-    axes = figure.subplots(len(panels), 2, squeeze=False)
+    figure = Figure(figsize=(14, 3.9 * len(panels)), layout="constrained")
+    # a metric may have one point, which alone would span no epochs
+    axes = figure.subplots(len(panels), 2, squeeze=False, sharex="row")
     for row, panel in zip(axes, panels, strict=True):
         shown = [curve for curve in curves if curve.panel == panel]
         for index, curve in enumerate(shown):
@@ -128,7 +130,7 @@ def _draw(curves: list[Curve], metric: str) -> Figure:
             }
             _plot(row[0], curve.loss, style)
             _plot(row[1], curve.metric, style)
-        row[0].set_title(panel, loc="left", fontsize=11)
+        row[0].set_title(textwrap.fill(panel, 50), loc="left", fontsize=11)
         row[0].set(xlabel="epoch", ylabel="training loss")
         row[1].set(xlabel="epoch", ylabel=f"validation {metric}")
         for axis in row:
