@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make the environment, then run every experiment of the profile this machine is good for and write tables/.
 #
-#   ./run_all.sh [NAME or glob ...] [--profile smoke|lab|paper] [--seeds N] [--budget 25m] ...   see `repro run --help`
+#   ./run_all.sh [NAME or glob ...] [--profile smoke|cpu|gpu|paper] [--seeds N] [--budget 25m]   see `repro run --help`
 #   ./run_all.sh test [pytest options]
 #
 # PYTHON chooses the interpreter (3.11 to 3.13); REPRO_EXTRAS the extras (default: gpu where an NVIDIA card is found).

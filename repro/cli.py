@@ -16,7 +16,8 @@ from tyro.conf import Positional, arg
 from repro import backend, paths, registry
 from repro.errors import NoDataError, ReproError, unknown_name
 
-Profile = Literal["smoke", "lab", "paper"]
+Profile = Literal["smoke", "cpu", "gpu", "paper"]
+Compile = Literal["xla", "graph"]
 Backend = Literal["tensorflow", "jax"]
 Precision = Literal["float32", "tf32", "mixed_bfloat16"]
 
@@ -72,7 +73,7 @@ def list_(
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """List models, data sets, experiments, claims or tables."""
-    from repro.experiments.listing import listing, show
+    from repro.runner.listing import listing, show
 
     print(json.dumps(listing(what), indent=1) if as_json else show(what))
 
@@ -103,9 +104,9 @@ def describe(
     """
     registry.architecture(name)
     _load_keras(None)
-    from repro.harness.inspection import describe as inspect
+    from repro.experiments.architectures import describe as card_of_network
 
-    card = inspect(
+    card = card_of_network(
         name, variant=variant, num_classes=classes, channels=channels, input_size=parse_size(size), width=width,
         depth=depth, heads=heads,
     )  # fmt: skip
@@ -133,7 +134,7 @@ def data(
         split: The split to check or draw; the first by default.
         count: How many images to draw.
     """
-    from repro.data.base import open_dataset
+    from repro.data.catalog import open_dataset
 
     dataset = open_dataset(name)
     info = dataset.info
@@ -148,7 +149,7 @@ def data(
     if preview:
         from PIL import Image
 
-        from repro.report.overlays import contact_sheet
+        from repro.drawing.overlays import contact_sheet
 
         chosen = split or info.splits[0]
         path = paths.runs_dir() / "preview" / f"{name}-{chosen}.png"
@@ -171,6 +172,7 @@ def train(
     padding: Literal["caffe", "same", "valid"] | None = None,
     init: str = "random",
     precision: Precision = "float32",
+    compile: Compile | None = None,
     seed: int = 0,
     backend: Backend | None = None,
 ) -> int:
@@ -190,15 +192,16 @@ def train(
         padding: FCNs: "caffe" as released, "same" for small images. U-Net: "valid" as in the paper, or "same".
         init: random or imagenet.
         precision: float32, tf32 or mixed_bfloat16.
+        compile: How the train step is compiled: by XLA (the default), or as TensorFlow's graph.
         seed: Of the weights, the order of the data and the augmentation.
         backend: tensorflow or jax.
     """
-    from repro.experiments.adhoc import training
+    from repro.runner.adhoc import training
 
     options = {"padding": padding} if padding else {}
     network = dict(size=parse_size(size), width=width, depth=depth, variant=variant, options=options)
     budget = dict(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, recipe=recipe)
-    return _launch_one(training(name, data, network, budget, init, precision), seed, backend)
+    return _launch_one(training(name, data, network, budget, init, precision), seed, backend, compile)
 
 
 def eval_(
@@ -229,14 +232,14 @@ def eval_(
         given = [option for option, value in of_models.items() if value is not None]
         if given:
             raise ReproError("--predictions are scored without a model", f"leave {' and '.join(given)} out")
-        from repro.experiments.run import show
-        from repro.harness.predictions import score_predictions
+        from repro.runner.adhoc import scored_predictions
+        from repro.runner.suite import show
 
-        show(score_predictions(data, split, predictions))
+        show(scored_predictions(data, split, predictions))
         return 0
     if name is None or weights is None:
         raise ReproError("there is nothing to score", "give NAME and --weights FILE, or --predictions FILE")
-    from repro.experiments.adhoc import evaluation
+    from repro.runner.adhoc import evaluation
 
     return _launch_one(evaluation(name, data, weights, split, parse_size(size), variant), 0, backend)
 
@@ -259,14 +262,14 @@ def predict(
     """
     if not images:
         raise ReproError("no image to predict", "name images or folders of images")
-    from repro.experiments.adhoc import network_from, pictures
+    from repro.runner.adhoc import card_of, pictures
 
-    network, card = network_from(name, weights)
+    card = card_of(name, weights)
     files = pictures(images)
     _load_keras(backend)
-    from repro.harness.predict import predict as write_predictions
+    from repro.engine.predict import predict as write_predictions
 
-    for line in write_predictions(network, card, files, weights, out):
+    for line in write_predictions(card, files, weights, out):
         print(line)
 
 
@@ -290,7 +293,7 @@ def speed(
         seconds: Longest each group of measurements may take.
         backend: tensorflow or jax.
     """
-    from repro.experiments.adhoc import timing
+    from repro.runner.adhoc import timing
 
     return _launch_one(timing(name, parse_size(size), width, depth, precision, seconds), 0, backend)
 
@@ -300,6 +303,7 @@ def run(
     profile: Profile | None = None,
     seeds: int | None = None,
     init: str | None = None,
+    compile: Compile | None = None,
     backend: Backend | None = None,
     budget: str | None = None,
     fresh: bool = False,
@@ -309,19 +313,21 @@ def run(
 
     Args:
         names: Experiments or globs; all of the profile by default.
-        profile: smoke, lab or paper; by default lab where there is an accelerator, else smoke.
+        profile: smoke, cpu, gpu or paper; by default gpu where there is an accelerator, else smoke.
         seeds: Seeds 0..N-1 of every training; each preset's own number by default.
         init: Start trainings from random, imagenet or another experiment instead of their preset.
+        compile: How trainings' steps are compiled instead of their preset; on an accelerator by XLA.
         backend: tensorflow or jax; by default the one that can use the accelerator.
         budget: Time to spend, like 25m: the most valuable go first, none starts that would not end in time.
         fresh: Do finished runs again.
         dry_run: Only print what would run.
     """
-    from repro.experiments.run import plan, run_plan
+    from repro.runner.plan import plan
+    from repro.runner.suite import run_plan
 
     if seeds is not None and seeds < 1:
         raise ReproError(f"{seeds} seeds are impossible", "give --seeds 1 or more")
-    tasks = plan(names, profile, seeds, init, backend)
+    tasks = plan(names, profile, seeds, init, backend, compile)
     return run_plan(tasks, budget, fresh, dry_run)
 
 
@@ -331,7 +337,7 @@ def tables(check: bool = False) -> int:
     Args:
         check: Write nothing; list what differs and exit with status 1 if anything does.
     """
-    from repro.experiments.publish import check_all, write_all
+    from repro.runner.publish import check_all, write_all
 
     if not check:
         for path in write_all():
@@ -352,15 +358,16 @@ def cite(result: Positional[str]) -> None:
     Args:
         result: A run id, experiment/run id, or the path of a result file.
     """
-    from repro.experiments.cite import cite as reference
+    from repro.runner.cite import cite as reference
 
     print(reference(result))
 
 
 def doctor() -> int:
     """Packages, backend, accelerator, XLA and data found, on one screen."""
-    from repro.data.base import LOADERS, open_dataset
-    from repro.harness import machine, preflight
+    from repro.data.catalog import LOADERS, open_dataset
+    from repro.records import machine
+    from repro.runner import preflight
 
     here = machine.capture()
     print(
@@ -390,7 +397,7 @@ def doctor() -> int:
     chosen, accelerated, remarks = preflight.choose(None)
     for remark in remarks:
         print(f"note        {remark}")
-    print(f"run uses    {chosen}, profile {'lab' if accelerated else 'smoke'}")
+    print(f"run uses    {chosen}, profile {preflight.profile_for(accelerated)}")
     return 0
 
 
@@ -414,10 +421,10 @@ def _load_keras(name: str | None) -> None:
         importlib.import_module("keras")
 
 
-def _launch_one(experiment: Any, seed: int, backend_name: str | None) -> int:
-    from repro.experiments.run import run_adhoc
+def _launch_one(preset: Any, seed: int, backend_name: str | None, compile: str | None = None) -> int:
+    from repro.runner.suite import run_adhoc
 
-    return run_adhoc(experiment, seed, backend_name)
+    return run_adhoc(preset, seed, backend_name, compile)
 
 
 COMMANDS = {

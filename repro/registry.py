@@ -1,4 +1,4 @@
-"""The architectures of the suite: an explicit table of name, paper, task and build function."""
+"""The architectures of the suite: name, paper, task, and the module whose function of that name builds it."""
 
 import importlib
 from collections.abc import Callable
@@ -20,7 +20,6 @@ class Architecture:
     paper: str
     task: Task
     module: str
-    function: str
     input_size: tuple[int, int]
     num_classes: int
     channels: int = 3
@@ -31,46 +30,46 @@ class Architecture:
 
 _BOTH = ("paper", "released")
 _TABLE = (
-    Architecture("vgg16", "vgg16", "classification", "repro.models.vgg", "vgg16", (224, 224), 1000,
+    Architecture("vgg16", "vgg16", "classification", "repro.models.vgg", (224, 224), 1000,
                  backbone="vgg16"),
-    Architecture("googlenet", "googlenet", "classification", "repro.models.googlenet", "googlenet", (224, 224), 1000,
+    Architecture("googlenet", "googlenet", "classification", "repro.models.googlenet", (224, 224), 1000,
                  auxiliary=True, backbone="googlenet"),
-    Architecture("resnet101", "resnet101", "classification", "repro.models.resnet", "resnet101", (224, 224), 1000,
+    Architecture("resnet101", "resnet101", "classification", "repro.models.resnet", (224, 224), 1000,
                  backbone="resnet101"),
-    Architecture("darknet19", "yolov2", "classification", "repro.models.darknet", "darknet19", (224, 224), 1000,
+    Architecture("darknet19", "yolov2", "classification", "repro.models.darknet", (224, 224), 1000,
                  backbone="darknet19"),
-    Architecture("darknet53", "yolov3", "classification", "repro.models.darknet", "darknet53", (256, 256), 1000,
+    Architecture("darknet53", "yolov3", "classification", "repro.models.darknet", (256, 256), 1000,
                  backbone="darknet53"),
-    Architecture("extraction", "yolov1", "classification", "repro.models.yolo_v1", "extraction", (224, 224), 1000,
+    Architecture("extraction", "yolov1", "classification", "repro.models.yolo_v1", (224, 224), 1000,
                  variants=_BOTH, backbone="extraction"),
-    Architecture("fcn32s", "fcn", "segmentation", "repro.models.fcn", "fcn32s", (500, 500), 21,
+    Architecture("fcn32s", "fcn", "segmentation", "repro.models.fcn", (500, 500), 21,
                  variants=_BOTH, backbone="vgg16"),
-    Architecture("fcn16s", "fcn", "segmentation", "repro.models.fcn", "fcn16s", (500, 500), 21,
+    Architecture("fcn16s", "fcn", "segmentation", "repro.models.fcn", (500, 500), 21,
                  variants=_BOTH, backbone="vgg16"),
-    Architecture("fcn8s", "fcn", "segmentation", "repro.models.fcn", "fcn8s", (500, 500), 21,
+    Architecture("fcn8s", "fcn", "segmentation", "repro.models.fcn", (500, 500), 21,
                  variants=_BOTH, backbone="vgg16"),
-    Architecture("fcn_googlenet", "fcn", "segmentation", "repro.models.fcn", "fcn_googlenet", (500, 500), 21,
+    Architecture("fcn_googlenet", "fcn", "segmentation", "repro.models.fcn", (500, 500), 21,
                  backbone="googlenet"),
-    Architecture("segnet", "segnet", "segmentation", "repro.models.segnet", "segnet", (360, 480), 11,
+    Architecture("segnet", "segnet", "segmentation", "repro.models.segnet", (360, 480), 11,
                  variants=_BOTH, backbone="vgg16"),
-    Architecture("unet", "unet", "segmentation", "repro.models.unet", "unet", (572, 572), 2, channels=1),
-    Architecture("rcnn", "rcnn", "detection", "repro.models.rcnn", "rcnn", (224, 224), 20, backbone="vgg16"),
-    Architecture("fast_rcnn", "fast_rcnn", "detection", "repro.models.fast_rcnn", "fast_rcnn", (600, 1000), 20,
+    Architecture("unet", "unet", "segmentation", "repro.models.unet", (572, 572), 2, channels=1),
+    Architecture("rcnn", "rcnn", "detection", "repro.models.rcnn", (224, 224), 20, backbone="vgg16"),
+    Architecture("fast_rcnn", "fast_rcnn", "detection", "repro.models.fast_rcnn", (600, 1000), 20,
                  auxiliary=True, backbone="vgg16"),
-    Architecture("faster_rcnn", "faster_rcnn", "detection", "repro.models.faster_rcnn", "faster_rcnn", (600, 1000), 20,
+    Architecture("faster_rcnn", "faster_rcnn", "detection", "repro.models.faster_rcnn", (600, 1000), 20,
                  auxiliary=True, backbone="vgg16"),
-    Architecture("faster_rcnn_resnet101", "faster_rcnn", "detection", "repro.models.faster_rcnn",
-                 "faster_rcnn_resnet101", (600, 1000), 20, auxiliary=True, backbone="resnet101"),
-    Architecture("yolo_v1", "yolov1", "detection", "repro.models.yolo_v1", "yolo_v1", (448, 448), 20,
-                 backbone="extraction"),
-    Architecture("fast_yolo", "yolov1", "detection", "repro.models.yolo_v1", "fast_yolo", (448, 448), 20),
-    Architecture("yolo_v2", "yolov2", "detection", "repro.models.yolo_v2", "yolo_v2", (416, 416), 20,
-                 variants=_BOTH, backbone="darknet19"),
-    Architecture("yolo_v3", "yolov3", "detection", "repro.models.yolo_v3", "yolo_v3", (416, 416), 80,
-                 backbone="darknet53"),
-    Architecture("mask_rcnn", "mask_rcnn", "instance", "repro.models.mask_rcnn", "mask_rcnn", (1024, 1024), 80,
+    Architecture("faster_rcnn_resnet101", "faster_rcnn", "detection", "repro.models.faster_rcnn", (600, 1000), 20,
                  auxiliary=True, backbone="resnet101"),
-    Architecture("mask_rcnn_fpn", "mask_rcnn", "instance", "repro.models.mask_rcnn", "mask_rcnn_fpn", (1024, 1024), 80,
+    Architecture("yolo_v1", "yolov1", "detection", "repro.models.yolo_v1", (448, 448), 20,
+                 backbone="extraction"),
+    Architecture("fast_yolo", "yolov1", "detection", "repro.models.yolo_v1", (448, 448), 20),
+    Architecture("yolo_v2", "yolov2", "detection", "repro.models.yolo_v2", (416, 416), 20,
+                 variants=_BOTH, backbone="darknet19"),
+    Architecture("yolo_v3", "yolov3", "detection", "repro.models.yolo_v3", (416, 416), 80,
+                 backbone="darknet53"),
+    Architecture("mask_rcnn", "mask_rcnn", "instance", "repro.models.mask_rcnn", (1024, 1024), 80,
+                 auxiliary=True, backbone="resnet101"),
+    Architecture("mask_rcnn_fpn", "mask_rcnn", "instance", "repro.models.mask_rcnn", (1024, 1024), 80,
                  auxiliary=True, backbone="resnet101"),
 )  # fmt: skip
 ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in _TABLE}
@@ -120,7 +119,7 @@ def build(
         raise unknown_name("choice of heads", heads, ("infer", "train"))
     if entry.auxiliary:
         options["heads"] = heads
-    function: Callable[..., Any] = getattr(module_of(name), entry.function)
+    function: Callable[..., Any] = getattr(module_of(name), name)
     classes = entry.num_classes if num_classes is None else num_classes
     image_channels = entry.channels if channels is None else channels
     for label, value in (("classes", classes), ("channels", image_channels)):

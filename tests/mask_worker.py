@@ -40,16 +40,15 @@ def batch_of() -> dict[str, np.ndarray]:
 
 
 def learner_of(case: str, **settings: Any) -> Any:
-    """A small learner as the harness makes it; settings as for `TrainInstance`."""
-    from repro.harness.config import Data, Network, TrainInstance
-    from repro.harness.instance import make_learner
+    """A small learner as training makes it; settings as for `Training`."""
+    from repro.records.settings import Data, Network
+    from repro.tasks import Instance
+    from repro.tasks.base import Training
 
     network = Network(name=case, options=OPTIONS[case], **{key: SMALL[key] for key in ("width", "depth", "input_size")})
-    config = TrainInstance(
-        network=network, data=Data(name="shapes"), recipe="suite", epochs=1, batch_size=2, **settings,
-    )  # fmt: skip
+    training = Training(network=network, data=Data(name="shapes"), recipe="suite", epochs=1, batch_size=2, **settings)
     records = [{key: values[0] for key, values in batch_of().items()}]
-    return make_learner(config, NUM_CLASSES, 0, 100, records)
+    return Instance().learner(training, NUM_CLASSES, 0, 100, records)
 
 
 def train_step(case: str) -> dict[str, np.ndarray]:

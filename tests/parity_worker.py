@@ -105,20 +105,16 @@ def inputs_for(model: Any, name: str, **settings: Any) -> Any:
 
 
 def learner_of(name: str, options: dict[str, Any], **settings: Any) -> Any:
-    """A small learner as the harness makes it; settings as for `Train`."""
-    from repro.harness import detect
-    from repro.harness.config import Data, Network, Train, TrainDetector
-    from repro.harness.learner import make_learner
+    """A small learner as training makes it; settings as for `Training`."""
+    from repro.records.settings import Data, Network
+    from repro.tasks import task_for
+    from repro.tasks.base import Training
 
     small = dict(width=WIDTHS.get(name, SMALL["width"]), depth=SMALL["depth"], input_size=SIZE, channels=3)
     network = Network(name=name, options=options, **small)
-    common = dict(network=network, data=Data(name="shapes"), recipe="suite", epochs=1, batch_size=2)
-    if takes_boxes(name):
-        records = [{key: values[0] for key, values in batch_of(name).items()}]
-        config = TrainDetector(**common, **settings)
-        return detect.make_learner(config, tuple(range(NUM_CLASSES)), 0, 100, records)
-    config = Train(**common, **settings)
-    return make_learner(config, NUM_CLASSES, seed=0, total_steps=100)
+    training = Training(network=network, data=Data(name="shapes"), recipe="suite", epochs=1, batch_size=2, **settings)
+    records = [{key: values[0] for key, values in batch_of(name).items()}]
+    return task_for(name).learner(training, NUM_CLASSES, 0, 100, records)
 
 
 def train_step(case: str, mode: str) -> dict[str, np.ndarray]:

@@ -3,8 +3,16 @@
 import os
 import sys
 
-from repro.experiments.base import Experiment, job_for
-from repro.harness.config import Data, Majority, Network, Speed, Train
+from repro.experiments.kind import Kind
+from repro.experiments.majority import Majority
+from repro.experiments.speed import Speed
+from repro.experiments.train import Train
+from repro.presets import PRESETS
+from repro.presets.base import Preset
+from repro.records.settings import Data, Network
+from repro.runner import launch
+from repro.runner.plan import Task, job_for
+from repro.tasks.segmentation import Segmentation
 
 DATA = Data(
     name="shapes",
@@ -20,37 +28,30 @@ def network(name: str) -> Network:
 def training(name: str, init: str) -> Train:
     """Six epochs of three steps, with everything random that the harness has."""
     return Train(
-        network=network(name), data=DATA, recipe="suite", epochs=6, batch_size=8, optimizer="adamw",
-        learning_rate=1e-2, schedule="cosine", augment={"flip": True, "jitter": 3, "zoom": (0.8, 1.2)}, init=init,
+        network=network(name), task=Segmentation(), data=DATA, recipe="suite", epochs=6, batch_size=8,
+        optimizer="adamw", learning_rate=1e-2, schedule="cosine", augment={"flip": True, "jitter": 3, "zoom": (0.8, 1.2)}, init=init,
         val_every=2,
     )  # fmt: skip
 
 
-def presets() -> list[Experiment]:
+def presets() -> list[Preset]:
     """Baseline, FCN-32s, FCN-16s from its weights, a timing."""
     speed = Speed(network=network("fcn8s"), modes=("xla",), batches=(1, 2), warmup=1, repetitions=3, seconds=1)
-    configs = {
-        "small-majority": Majority(task="segmentation", data=DATA),
+    kinds: dict[str, Kind] = {
+        "small-majority": Majority(task=Segmentation(), data=DATA),
         "small-fcn32s": training("fcn32s", "random"),
         "small-fcn16s": training("fcn16s", "small-fcn32s"),
         "small-speed": speed,
     }
-    return [
-        Experiment(name=name, about=name, configs={"smoke": config}, value=1, seconds={"smoke": 5})
-        for name, config in configs.items()
-    ]
+    return [Preset(name, name, {"smoke": kind}, 1, {"smoke": 5}) for name, kind in kinds.items()]
 
 
 def main() -> int:
     """Run what is not finished; print the states."""
     os.environ["REPRO_RESULTS"] = sys.argv[1]
     os.environ["REPRO_CHECKPOINT_SECONDS"] = "0"
-    from repro.experiments import base
-    from repro.harness import launch
-
-    known = {preset.name: preset for preset in presets()}
-    base.all_experiments = lambda: known
-    tasks = [launch.Task(job=job_for(preset, "smoke", sys.argv[2]), value=1, seconds=5) for preset in known.values()]
+    PRESETS.extend(presets())
+    tasks = [Task(job=job_for(preset, "smoke", sys.argv[2]), value=1, seconds=5) for preset in presets()]
     launch.run(tasks, float("inf"), fresh=False)
     print({task.job.experiment: task.state for task in tasks})
     return 0

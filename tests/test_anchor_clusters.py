@@ -4,16 +4,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support import run_kind
 
-from repro import backend
 from repro.data.base import Sample
+from repro.data.catalog import open_dataset
 from repro.errors import ReproError
-from repro.harness import anchors as harness
-from repro.harness.config import Anchors, Data
-from repro.harness.record import read_results
-from repro.harness.run import Job
-from repro.harness.worker import execute
-from repro.report.yolo import anchor_sections
+from repro.experiments import anchors as kind
+from repro.experiments.anchors import Anchors
+from repro.records.settings import Data
 
 OPTIONS = {"image_size": (48, 64), "train_size": 30}
 SHAPES = Anchors(data=Data(name="shapes", options=OPTIONS), size=(64, 64), ks=(1, 2, 5), restarts=2)
@@ -43,7 +41,7 @@ def sample(shape, boxes, **flags):
 def sizes_of(*samples, canvas=(416, 416), limit=None):
     data = Data(name="voc2007", train_limit=limit)
     heard = []
-    found = harness.box_sizes(Boxes(*samples), data, canvas, heard.append)
+    found = kind.box_sizes(Boxes(*samples), data, canvas, heard.append)
     assert heard == sorted(heard)
     return found
 
@@ -83,23 +81,23 @@ def test_data_without_boxes_is_refused():
 def test_hand_picked_boxes_are_those_of_faster_rcnn():
     """184x96, 128x128 and 88x176, and two and four times as large."""
     expected = [(scale * w, scale * h) for w, h in ((184, 96), (128, 128), (88, 176)) for scale in (1, 2, 4)]
-    assert sorted(map(tuple, harness.hand_picked())) == sorted(expected)
+    assert sorted(map(tuple, kind.hand_picked())) == sorted(expected)
 
 
 def test_planted_sizes_are_found(monkeypatch):
     """Two kinds of boxes: two centres, which cover all; one centre is one of them or between."""
     sizes = np.repeat([[32.0, 64.0], [160.0, 96.0]], [30, 10], axis=0)
     before = sizes.copy()
-    found = harness.clustered(sizes, 2, 0, 3)
+    found = kind.clustered(sizes, 2, 0, 3)
     assert found == {"average_iou": 1.0, "pixels": [[32, 64], [160, 96]], "cells": [[1, 2], [5, 3]]}
-    one = harness.clustered(sizes, 1, 0, 3)
+    one = kind.clustered(sizes, 1, 0, 3)
     (centre,) = one["pixels"]
     np.testing.assert_array_equal(sizes, before)
     assert one["average_iou"] == pytest.approx(np.mean([loop_iou(size, centre) for size in sizes]))
-    monkeypatch.setattr(harness, "MOST", 20)
-    assert harness.clustered(sizes, 2, 0, 3) == found, "what is clustered is a part, what is averaged over is all"
+    monkeypatch.setattr(kind, "MOST", 20)
+    assert kind.clustered(sizes, 2, 0, 3) == found, "what is clustered is a part, what is averaged over is all"
     with pytest.raises(ReproError, match="lower k"):
-        harness.clustered(sizes, 3, 0, 3)
+        kind.clustered(sizes, 3, 0, 3)
 
 
 @pytest.mark.parametrize(
@@ -112,25 +110,23 @@ def test_planted_sizes_are_found(monkeypatch):
     ],
 )
 def test_scale_is_what_ran(name, official, limit, scale):
-    config = Anchors(data=Data(name=name, train_limit=limit), size=(416, 416))
-    assert harness.scale_of(config, Boxes(name=name, official=official)) == scale
+    assert kind.scale_of(Data(name=name, train_limit=limit), Boxes(name=name, official=official)) == scale
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    folder, heard = tmp_path_factory.mktemp("anchors") / "results", []
-    job = Job(experiment="tiny-anchors", config=SHAPES, profile="smoke", backend=backend.name(), seeds=[0, 1])
+    heard = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REPRO_RESULTS", str(folder))
-        execute(job, lambda fraction, note: heard.append(fraction))
+        patch.setenv("REPRO_RESULTS", str(tmp_path_factory.mktemp("anchors") / "results"))
+        found = run_kind(SHAPES, (0, 1), "tiny-anchors", progress=lambda fraction, note: heard.append(fraction))
     assert heard == sorted(heard)
     assert heard[-1] == pytest.approx(1)
-    return read_results(folder)
+    return found
 
 
 def test_a_run_clusters_generated_boxes(runs):
     assert [run.seed for run in runs] == [0, 1]
-    dataset = harness.open_dataset("shapes", **OPTIONS)
+    dataset = open_dataset("shapes", **OPTIONS)
     sides = []
     for index in range(OPTIONS["train_size"]):
         for x1, y1, x2, y2 in dataset.sample("train", index).boxes:
@@ -156,7 +152,7 @@ def test_a_run_clusters_generated_boxes(runs):
 
 
 def test_a_run_fills_its_table(runs):
-    iou, centres = anchor_sections(runs, None)
+    iou, centres = Anchors.sections(runs)["anchors"]
     assert [row.cells["k"] for row in iou.rows] == ["1", "2", "5", "9"]
     assert iou.rows[0].cells["seeds"] == "2"
     assert [row.cells["number"] for row in centres.rows] == list("12345")

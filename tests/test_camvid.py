@@ -12,8 +12,9 @@ from messages import one_line
 from PIL import Image
 
 from repro.data import images
-from repro.data.base import VOID, open_dataset
+from repro.data.base import VOID
 from repro.data.camvid import CamVid
+from repro.data.catalog import open_dataset
 from repro.errors import NoDataError, ReproError
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
@@ -187,14 +188,17 @@ def test_fingerprint_follows_images_masks_and_names(folder):
 
 
 def test_official_means_the_published_counts_format_and_size(folder, monkeypatch):
-    assert CamVid().official("train") == (False, "2 of 367 images")
-    monkeypatch.setattr("repro.data.camvid._COUNTS", {"train": 2, "val": 2, "test": 2})
-    assert CamVid().official("train") == (False, "images re-encoded as JPEG")
+    assert CamVid().official("train") == (
+        False,
+        "2 of 367 images; images re-encoded as JPEG; images of 12x16 instead of 360x480",
+    )
+    monkeypatch.setattr(CamVid, "counts", {"train": 2, "val": 2, "test": 2})
     (folder / "train" / "a.jpg").unlink()
     Image.fromarray(PHOTO).save(folder / "train" / "a.png")
     assert CamVid().official("train") == (False, "images of 12x16 instead of 360x480")
     monkeypatch.setattr("repro.data.camvid._SIZE", (12, 16))
     assert CamVid().official("train") == (True, "")
+    assert CamVid().official("val") == (False, "images re-encoded as JPEG")
 
 
 def test_missing_camvid_says_what_to_fetch_and_where(tmp_path, monkeypatch):
@@ -213,7 +217,7 @@ def remove(*names):
     [
         (remove("valannot/a.png", "valannot/b.png"), ("val/a.jpg has no mask", "1 more")),
         (remove("test/b.png"), ("testannot/b.png has no image",)),
-        (remove("val/a.jpg", "val/b.png", "valannot/a.png", "valannot/b.png"), ("val holds no images",)),
+        (remove("val/a.jpg", "val/b.png", "valannot/a.png", "valannot/b.png"), ("holds no images of the split val",)),
         (lambda folder: (folder / "testannot").rename(folder / "labels"), ("testannot does not exist",)),
         (
             lambda folder: Image.fromarray(PHOTO).save(folder / "val" / "b.jpeg"),

@@ -6,7 +6,7 @@ from messages import one_line
 from PIL import Image
 
 from repro.data import cityscapes_instances
-from repro.data.base import open_dataset
+from repro.data.catalog import open_dataset
 from repro.data.cityscapes_instances import CityscapesInstances
 from repro.errors import NoDataError, ReproError
 
@@ -91,8 +91,11 @@ def test_every_class_has_its_label(folder):
 
 
 def test_official_means_the_published_counts_format_and_size(folder, monkeypatch):
-    assert CityscapesInstances().official("train") == (False, "3 of 2975 images")
-    monkeypatch.setattr(cityscapes_instances, "_COUNTS", {"train": 3, "val": 1})
+    assert CityscapesInstances().official("train") == (
+        False,
+        "3 of 2975 images; images of 12x16 instead of 1024x2048",
+    )
+    monkeypatch.setattr(CityscapesInstances, "counts", {"train": 3, "val": 1})
     assert CityscapesInstances().official("val") == (False, "images of 12x16 instead of 1024x2048")
     monkeypatch.setattr(cityscapes_instances, "_SIZE", (12, 16))
     assert CityscapesInstances().official("val") == (True, "")
@@ -115,7 +118,7 @@ def test_fingerprint_follows_maps_and_images(folder):
 @pytest.mark.parametrize(
     ("damage", "parts"),
     [
-        (lambda folder: map_of(folder, "train", SCENES["train"][0]).unlink(), ["leftImg8bit.png has no map"]),
+        (lambda folder: map_of(folder, "train", SCENES["train"][0]).unlink(), ["leftImg8bit.png has no mask"]),
         (lambda folder: image_of(folder, "train", SCENES["train"][1]).unlink(), ["instanceIds.png has no image"]),
         (
             lambda folder: (folder / "gtFine/train/bochum").rename(folder / "elsewhere"),
@@ -127,7 +130,7 @@ def test_fingerprint_follows_maps_and_images(folder):
         ),
         (
             lambda folder: [(folder / part / "val/lindau").rename(folder / part / "l") for part in PARTS],
-            ["leftImg8bit/val holds no images"],
+            ["holds no images of the split val"],
         ),
     ],
 )

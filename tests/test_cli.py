@@ -18,11 +18,18 @@ from safetensors.numpy import save_file
 from repro import backend
 from repro.cli import run_cli
 from repro.data.shapes import Shapes
-from repro.experiments import base, classification, detection, instance, segmentation, speed, yolo
-from repro.experiments.base import Experiment
-from repro.harness import checkpoint, launch, machine, preflight
-from repro.harness.config import Data, Majority, Network, Train
-from repro.harness.record import Result, read_results
+from repro.engine import checkpoint
+from repro.experiments.majority import Majority
+from repro.experiments.train import Train
+from repro.files import sha256_of
+from repro.presets import PRESETS
+from repro.presets.base import Preset
+from repro.presets.choice import all_presets
+from repro.records import machine
+from repro.records.result import Result, read_results
+from repro.records.settings import Data, Network
+from repro.runner import launch, preflight
+from repro.tasks.segmentation import Segmentation
 
 FCNS = ["fcn32s", "fcn16s", "fcn8s"]
 MODELS = [
@@ -44,9 +51,13 @@ DATASETS += ["penn_fudan", "nuclei", "cityscapes_instances"]
 DATASETS += ["voc2007_tfds", "voc2012_tfds", "coco2017_tfds", "coco2017_joined", "oxford_iiit_pet", "cityscapes"]
 DATASETS += ["tiny_imagenet", "imagenette", "imagenet2012"]
 CARD = {
-    "model": "fcn8s", "variant": None, "width": 1 / 32, "depth": 0.3, "input_size": [32, 32], "num_classes": 8,
-    "channels": None, "options": {"padding": "same"}, "dataset": "shapes", "dataset_options": {}, "run": "a/b",
+    "network": {
+        "name": "fcn8s", "width": 1 / 32, "depth": 0.3, "input_size": [32, 32], "num_classes": 8, "channels": 3,
+        "options": {"padding": "same"},
+    },
+    "task": {"name": "segmentation"}, "data": {"name": "shapes"}, "run": "a/b",
 }  # fmt: skip
+OTHER = {**CARD, "network": {**CARD["network"], "name": "fcn16s"}}
 # starts faster than TensorFlow
 BACKEND = "jax" if "jax" in backend.installed() else "tensorflow"
 
@@ -256,7 +267,7 @@ def test_describe_refuses(described, line, culprit, cure):
     [
         ("describe fcn8", "'fcn8'", "did you mean fcn8s"),
         ("data camvi", "'camvi'", "did you mean camvid?"),
-        ("data camvid", "CamVid is not at", "copy the folder CamVid"),
+        ("data camvid", "data/CamVid does not exist", "copy the folder CamVid"),
         ("data shapes --split tset", "'tset'", "did you mean test?"),
         ("data shapes --preview --count 0", "0 samples", "at least 1"),
         ("train fcn8s --data shapse", "'shapse'", "did you mean shapes or cityscapes?"),
@@ -269,12 +280,14 @@ def test_describe_refuses(described, line, culprit, cure):
         ("train fcn8s --data shapes --epochs 0", "epochs 0", "above 0"),
         ("train fcn8s --data shapes --learning-rate inf", "learning_rate inf", "above 0"),
         ("train fcn8s --data shapes --seed -1", "seed -1", "from 0"),
+        ("train fcn8s --data shapes --compile graph --backend jax", "JAX has no graph mode", "--backend tensorflow"),
         ("train vgg16 --data shapes --padding same", "vgg16 has no padding", "leave it out"),
         ("speed vgg16 --depth nan", "depth nan of vgg16", "above 0 and up to 1"),
         ("run shapes-fcn8", "'shapes-fcn8'", "did you mean shapes-fcn8s"),
         ("run no-*", "'no-*'", "known: "),
-        ("run shapes-fcn8s --profile lab", "shapes-fcn8s has no lab profile", "--profile smoke"),
-        ("run shapes-* --profile lab", "shapes-*", "repro list experiments"),
+        ("run shapes-fcn8s --profile gpu", "shapes-fcn8s has no gpu profile", "--profile smoke"),
+        ("run shapes-f* --profile cpu", "shapes-f*", "repro list experiments"),
+        ("run shapes-fcn8s --compile graph --backend jax", "JAX has no graph mode", "--backend tensorflow"),
         ("run shapes-fcn8s --seeds 0", "0 seeds", "--seeds 1"),
         ("run shapes-fcn8s --budget abc", "'abc'", "25m"),
         ("run shapes-fcn16s --init shapes-fcn8s", "shapes-fcn16s cannot start from shapes-fcn8s", "another --init"),
@@ -307,9 +320,9 @@ def test_an_error_is_one_line_whatever_libraries_have_to_say(monkeypatch):
 @pytest.mark.parametrize(
     ("content", "words", "cure"),
     [
-        ('{"schema_version": 1, ', "is not valid JSON", "delete it and run the experiment again"),
+        ('{"schema_version": 2, ', "is not valid JSON", "delete it and run the experiment again"),
         ('{"schema_version": 99}', "has schema version 99", "use the release that wrote it"),
-        ('{"schema_version": 1, "run_id": "bad"}', "is not a result file", "delete it and run the experiment again"),
+        ('{"schema_version": 2, "run_id": "bad"}', "is not a result file", "delete it and run the experiment again"),
         ("[1, 2]", "is not a result file: it holds a list", "delete it and run the experiment again"),
     ],
     ids=["cut", "future", "other", "list"],
@@ -347,7 +360,7 @@ def test_a_bad_weight_file_is_refused_in_one_line(here, pictures, command, damag
     if damage == "foreign":
         save_file(arrays, path)
     elif damage != "missing":
-        card = {"step": 3, "history": {}} if damage == "checkpoint" else CARD | {"model": "fcn16s"}
+        card = {"step": 3, "history": {}} if damage == "checkpoint" else OTHER
         checkpoint.save_arrays(path, arrays, card)
     if damage in ("cut", "empty"):
         path.write_bytes(path.read_bytes()[: -100 if damage == "cut" else 0])
@@ -393,10 +406,10 @@ def test_a_plan_brings_what_it_starts_from(working_backend, here):
 
 
 def test_with_a_budget_the_most_valuable_go_first(working_backend):
-    known = base.all_experiments()
+    known = all_presets()
     plain = planned(repro("run", "--profile", "smoke", "--dry-run"))
     first = planned(repro("run", "--profile", "smoke", "--dry-run", "--budget", "25m"))
-    assert plain == [name for name, preset in known.items() if "smoke" in preset.configs and not preset.by_name]
+    assert plain == [name for name, preset in known.items() if "smoke" in preset.configs]
     assert sorted(first) == sorted(plain)
     assert first != plain
     values = [known[name].value for name in first]
@@ -450,7 +463,7 @@ def test_train_says_and_keeps_what_it_reached(trained):
     assert result.metrics["chain_images_seen"] == result.images_seen == 3 * 512
     assert f"mean_iou                   {result.metrics['mean_iou']:.4f}\n" in trained.answer.out
     assert f"weights  {trained.weights}\n" in trained.answer.out
-    assert result.weights_sha256 == checkpoint.sha256_of(trained.weights)
+    assert result.weights_sha256 == sha256_of(trained.weights)
     assert trained.answer.err == ""
 
 
@@ -459,7 +472,7 @@ def test_eval_scores_weights_as_their_training_did(trained, monkeypatch):
     answer = repro("eval", "fcn8s", "--data", "shapes", "--weights", trained.weights)
     assert answer.status == 0, answer.err
     (again,) = (result for result in read_results(trained.folder / "results") if result.kind == "eval")
-    of_training = ("chain_images_seen", "params", "flops", "tiles")
+    of_training = ("chain_images_seen", "train_images")
     assert again.metrics == {k: v for k, v in trained.result.metrics.items() if k not in of_training}
     assert again.artifacts["samples"].sha256 == trained.result.artifacts["samples"].sha256
     assert again.weights_sha256 == trained.result.weights_sha256
@@ -487,31 +500,22 @@ def test_predict_writes_pictures_and_shares(trained, pictures, here):
 
 
 @pytest.fixture
-def presets(monkeypatch):
+def presets():
     """In place of the suite's: runs that are killed, diverge, lack their data, and one that goes well."""
     small = {"image_size": 32, "max_objects": 1, "min_scale": 0.5, "val_size": 4, "test_size": 8}
     data = Data(name="shapes", options={**small, "train_size": 24})
     network = Network(name="fcn8s", width=0.05, depth=0.3, input_size=(32, 32), options={"padding": "same"})
-    configs = {
-        "killed": Majority(task="segmentation", data=Data(name="shapes", options={**small, "train_size": 20_000})),
-        "diverging": Train(network=network, data=data, recipe="suite", epochs=2, batch_size=8, optimizer="sgd",
-                           learning_rate=1e30),
-        "absent": Majority(task="segmentation", data=Data(name="camvid")),
-        "well": Majority(task="segmentation", data=data),
+    kinds = {
+        "killed": Majority(task=Segmentation(), data=Data(name="shapes", options={**small, "train_size": 20_000})),
+        "diverging": Train(network=network, task=Segmentation(), data=data, recipe="suite", epochs=2, batch_size=8,
+                           optimizer="sgd", learning_rate=1e30),
+        "absent": Majority(task=Segmentation(), data=Data(name="camvid")),
+        "well": Majority(task=Segmentation(), data=data),
     }  # fmt: skip
-    made = tuple(
-        Experiment(name=name, about=name, configs={"smoke": config}, value=1, seconds={"smoke": 5})
-        for name, config in configs.items()
-    )
-    monkeypatch.setattr(segmentation, "PRESETS", made)
-    monkeypatch.setattr(classification, "PRESETS", ())
-    monkeypatch.setattr(detection, "PRESETS", ())
-    monkeypatch.setattr(instance, "PRESETS", ())
-    monkeypatch.setattr(yolo, "PRESETS", ())
-    monkeypatch.setattr(speed, "PRESETS", ())
-    base.all_experiments.cache_clear()
-    yield configs
-    base.all_experiments.cache_clear()
+    before = PRESETS[:]
+    PRESETS[:] = [Preset(name, name, {"smoke": kind}, 1, {"smoke": 5}) for name, kind in kinds.items()]
+    yield kinds
+    PRESETS[:] = before
 
 
 def test_failures_are_recorded_and_stop_nothing(presets, working_backend, here, monkeypatch):
@@ -527,7 +531,7 @@ def test_failures_are_recorded_and_stop_nothing(presets, working_backend, here, 
     answer = repro("run", "--profile", "smoke")
     assert answer.status == 1
     assert "1 ok, 1 no data, 2 failed" in answer.out
-    assert "CamVid is not at" in answer.out
+    assert "data/CamVid does not exist" in answer.out
     assert answer.err == ""
     results = {result.experiment: result for result in read_results(here / "results")}
     assert {name: result.status for name, result in results.items()} == {

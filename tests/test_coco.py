@@ -18,7 +18,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from repro.data import coco
-from repro.data.base import open_dataset
+from repro.data.catalog import open_dataset
 from repro.data.coco import CATEGORY_IDS, CLASSES, Coco2017
 from repro.errors import NoDataError, ReproError
 

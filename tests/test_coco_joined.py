@@ -11,7 +11,7 @@ from messages import one_line
 from PIL import Image
 from test_coco import OBJECTS, PHOTO, instances, thing
 
-from repro.data.base import open_dataset
+from repro.data.catalog import open_dataset
 from repro.data.coco import Coco2017
 from repro.data.tfds import TfdsDataset
 from repro.errors import NoDataError, ReproError

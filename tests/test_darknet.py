@@ -8,7 +8,6 @@ from parity_worker import fill
 
 from repro import backend
 from repro.errors import ReproError
-from repro.harness.inspection import flops_of, parameter_count, parameters
 from repro.models import darknet
 from repro.models.darknet import (
     Answer,
@@ -23,6 +22,7 @@ from repro.models.darknet import (
     classifier_rows,
     stack,
 )
+from repro.tasks.networks import flops, parameter_count, parameters
 
 PAPER = {"num_classes": 1000, "input_size": (224, 224), "channels": 3, "variant": "paper", "width": 1.0, "depth": 1.0}
 SMALL = PAPER | {"num_classes": 5, "input_size": (64, 64), "width": 1 / 16, "depth": 0.3}
@@ -203,7 +203,7 @@ def test_convolutions_of_stride_2_begin_outside_the_image():
 def test_parameters_of_the_papers(sketch, name, params, running, convolutions):
     model = sketch(name)
     roles, statistics = parameters(model)
-    assert parameter_count(roles) == params
+    assert parameter_count(model) == params
     assert statistics == running
     assert (roles["frozen"], roles["biases"], roles["bn_gamma"]) == (0, 1000, running // 2)
     # the numbers of a detector's backbone, in the .cfg's order
@@ -225,7 +225,7 @@ def test_parameters_of_the_papers(sketch, name, params, running, convolutions):
 )
 def test_operations_of_the_papers(sketch, name, size, billions):
     model = sketch(name, input_size=(size, size))
-    assert sum(map(flops_of, model.layers)) / 1e9 == pytest.approx(billions, abs=0.005)
+    assert flops(model) / 1e9 == pytest.approx(billions, abs=0.005)
 
 
 def test_shapes_of_darknet19(sketch):

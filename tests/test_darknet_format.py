@@ -11,7 +11,6 @@ from messages import one_line
 from parity_worker import fill
 
 from repro import backend
-from repro.darknet_format import file_layers, read_weights, write_cfg, write_weights
 from repro.errors import ReproError
 from repro.models import darknet, vgg, yolo_v1, yolo_v2, yolo_v3
 from repro.models.darknet import (
@@ -27,6 +26,7 @@ from repro.models.darknet import (
     Upsample,
     stack,
 )
+from repro.weights.darknet import file_layers, read_weights, write_cfg, write_weights
 
 SIZE = (128, 192)
 WIDTH = 1 / 16

@@ -6,53 +6,50 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+from support import oracle, run_kind, scores
 
 from repro import backend
-from repro.data.base import Sample, open_dataset
-from repro.harness import detect
-from repro.harness.checkpoint import load_arrays, load_weights, sha256_of, state_of, weights_of
-from repro.harness.config import Data, Network, TrainDetector
-from repro.harness.inspection import describe
-from repro.harness.record import Xla, read_results
-from repro.harness.run import Job, Run
-from repro.harness.train import fit, variables_of
-from repro.harness.worker import execute
+from repro.data.base import Sample
+from repro.data.catalog import open_dataset
+from repro.engine import train as training
+from repro.engine.checkpoint import load_arrays, load_weights, read_card, state_of, weights_of
+from repro.engine.train import fit
+from repro.experiments.architectures import describe
+from repro.experiments.train import Train
+from repro.files import sha256_of
 from repro.metrics.detection import proposal_recall
 from repro.proposals.cache import proposals_of
+from repro.records.result import Result, Xla
+from repro.records.run import Run, weights_path
+from repro.records.settings import Data, Network
+from repro.tasks import Detection
+from repro.tasks.base import Phase
+from repro.tasks.learners import DetectorLearner, network_inputs, state_variables
+from repro.tasks.objects import objects_of
+from repro.tasks.predictors import DetectorPredictor
 
 SEARCH = {"width": None, "min_side": 8, "workers": 1}
 
 
 def settings(name, side, data, options, **fields):
-    """A detector on generated pictures; Faster R-CNN has one scale of anchors."""
+    """A detector on generated pictures; Faster R-CNN has one scale of anchors. `recall_counts` are the task's."""
     shapes = {"image_size": side, "min_scale": 0.4, "max_scale": 0.7, **data}
     own = {"fast_rcnn": {"proposals": 12}, "faster_rcnn": {"after_nms": (24, 12), "rpn_sample": 32}}[name]
     searched = {"proposals": "fast", "search": SEARCH} if name == "fast_rcnn" else {}
     common = {"frozen_blocks": 0, "max_boxes": 4, "rois": 16, **own, **options}
-    return TrainDetector(
+    counts = {key: fields.pop(key) for key in ("recall_counts",) if key in fields}
+    return Train(
         network=Network(name=name, input_size=(side, side), options=common, **fields.pop("network")),
-        data=Data(name="shapes", options=shapes), recipe="suite", optimizer="adamw", augment={"flip": True}, **searched,
-        **fields,
+        data=Data(name="shapes", options=shapes), recipe="suite", optimizer="adamw", augment={"flip": True},
+        task=Detection(**searched, **counts), **fields,
     )  # fmt: skip
 
 
 # --- coordinates and scores
 
 
-class Oracle(keras.Model):
-    """Answers with the objects of its batch, moved to the right; proposes them too."""
-
-    def __init__(self, shift=0.0):
-        super().__init__(name="oracle")
-        self.shift = shift
-        self.built = True
-
-    def call(self, batch, training=False):
-        real = batch["classes"] >= 0
-        boxes = batch["boxes"] + self.shift * np.array([1, 0, 1, 0], "float32")
-        count = keras.ops.sum(keras.ops.cast(real, "int32"), axis=1)
-        found = {"boxes": boxes, "scores": keras.ops.cast(real, "float32"), "classes": batch["classes"], "count": count}
-        return found | {"proposals": boxes, "proposal_valid": real}
+def records_of(dataset, split, config, limit=None):
+    return config.task.records(config.network, config.data, dataset, split, limit)
 
 
 @pytest.fixture(scope="module")
@@ -66,25 +63,26 @@ def pictures():
 
 def test_boxes_come_back_to_the_original_pictures(pictures):
     dataset, config = pictures
-    records, names = detect.records_of(dataset, "train", config), dataset.info.classes
+    records, predictor = records_of(dataset, "train", config), oracle((64, 64))
     assert records[0]["valid_size"].tolist() == [38, 64]
     total = sum(len(dataset.sample("train", index).classes) for index in range(6))
     assert total > 6
 
-    found = detect.score(Oracle(), records, dataset, "train", names, counts=(1, 4))
+    found = scores(Detection(recall_counts=(1, 4)), predictor, records, dataset, "train")
     assert (found["map"], found["map_11_point"], found["coco_ap50"]) == (1, pytest.approx(1), pytest.approx(1))
     assert (found["images"], found["detections"]) == (6, total)
     assert found["recall"]["recall"]["0.5"] == [pytest.approx(6 / total), 1]
     assert sum(entry["objects"] for entry in found["per_class"].values()) == found["recall"]["objects"] == total
-    for index, (detections, proposals) in enumerate(detect.predictions_of(Oracle(), records, batch_size=4)):
+    assert predictor.batch_size == 4
+    for index, (prediction, record) in enumerate(predictor.predict(records)):
         sample = dataset.sample("train", index)
-        np.testing.assert_allclose(
-            detections["boxes"], sample.boxes, atol=0.7
-        )  # 38 rows for 48 are not quite 64 for 80
-        np.testing.assert_array_equal(detections["classes"], sample.classes)
-        np.testing.assert_array_equal(proposals, detections["boxes"])
+        # 38 rows for 48 are not quite 64 for 80
+        np.testing.assert_allclose(prediction["boxes"], sample.boxes, atol=0.7)
+        np.testing.assert_array_equal(prediction["classes"], sample.classes)
+        np.testing.assert_array_equal(prediction["proposals"], prediction["boxes"])
+        np.testing.assert_array_equal(record["image"], records[index]["image"])
 
-    missed = detect.score(Oracle(shift=64), records, dataset, "train", names)
+    missed = scores(Detection(recall_counts=()), oracle((64, 64), shift=64), records, dataset, "train")
     assert missed["map"] == missed["coco_ap"] == 0
     assert "recall" not in missed
 
@@ -92,8 +90,8 @@ def test_boxes_come_back_to_the_original_pictures(pictures):
 def test_truth_is_in_the_original_picture_with_its_flags():
     boxes, classes = np.array([[1, 2, 30, 40], [5, 6, 7, 8]], "float32"), np.array([3, 0], "int32")
     sample = Sample("one", np.zeros((50, 70, 3), "uint8"), boxes=boxes, classes=classes, crowd=np.array([False, True]))
-    truth, size = detect.truth_of(SimpleNamespace(sample=lambda split, index: sample), "val", 0)
-    assert size == (50, 70)
+    ids, (truth,), sizes = objects_of(SimpleNamespace(sample=lambda split, index: sample), "val", 1)
+    assert (ids, sizes) == (["one"], [(50, 70)])
     np.testing.assert_array_equal(truth["boxes"], boxes)
     assert [truth[name].tolist() for name in ("classes", "difficult", "crowd")] == [[3, 0], [False] * 2, [False, True]]
 
@@ -102,7 +100,7 @@ def test_a_network_gets_what_it_takes():
     inputs = {name: keras.Input((2,), name=name) for name in ("image", "proposals")}
     network = keras.Model(inputs, keras.layers.Add()([*inputs.values()]))
     batch = {name: np.ones((1, 2), "uint8") for name in ("image", "proposals", "boxes")}
-    taken = detect.inputs_of(network, batch)
+    taken = network_inputs(network, batch)
     assert taken.keys() == {"image", "proposals"}
     assert keras.backend.standardize_dtype(taken["image"].dtype) == "float32"
 
@@ -125,51 +123,53 @@ def small_run(name):
 
 @dataclasses.dataclass
 class Small:
-    """Two seeds of one job: results, weight files, checkpoints left; its compiled learner and detector, and the state
+    """Two seeds of one kind: results, weight files, checkpoints left; its compiled learner and predictor, and the state
     each seed began with."""
 
-    config: TrainDetector
+    config: Train
     dataset: object
-    results: list
+    results: list[Result]
     weights: list
     checkpoints: list
-    learner: detect.DetectorLearner
-    detector: detect.Detector
+    learner: DetectorLearner
+    predictor: DetectorPredictor
     starts: list
 
     def start(self, seed):
-        for variable, value in zip(variables_of(self.learner), self.starts[seed], strict=True):
+        for variable, value in zip(state_variables(self.learner), self.starts[seed], strict=True):
             variable.assign(value)
+
+    def fit(self, name, seed, records, steps, validate=None, report=lambda fraction, note: None):
+        run = Run(name, self.config, seed, profile="smoke", backend=backend.name())
+        return fit(Phase("", self.learner, records, seed), self.config, run, steps, validate, report)
 
 
 @pytest.fixture(scope="module", params=["fast_rcnn", "faster_rcnn"])
 def small(request, tmp_path_factory):
     folder, config = tmp_path_factory.mktemp(request.param), small_run(request.param)
-    job = Job(experiment="small", config=config, profile="smoke", backend=backend.name(), seeds=[0, 1])
-    heard, learners, starts, detectors = [], [], [], []
+    heard, learners, starts, predictors = [], [], [], []
 
-    def make_learner(*arguments, make=detect.make_learner):
-        learners.append(make(*arguments))
-        starts.append([np.array(value) for value in state_of(variables_of(learners[-1])).values()])
+    def learner(task, *arguments, make=Detection.learner):
+        learners.append(make(task, *arguments))
+        starts.append([np.array(value) for value in state_of(state_variables(learners[-1])).values()])
         return learners[-1]
 
-    def make_detector(*arguments, make=detect.Detector):
-        detectors.append(make(*arguments))
-        return detectors[-1]
+    def predictor(task, *arguments, make=Detection.predictor):
+        predictors.append(make(task, *arguments))
+        return predictors[-1]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REPRO_RESULTS", str(folder / "results"))
         patch.setenv("REPRO_CHECKPOINT_SECONDS", "0")
-        patch.setattr(detect, "make_learner", make_learner)
-        patch.setattr(detect, "Detector", make_detector)
-        execute(job, lambda fraction, note: heard.append(fraction))
+        patch.setattr(Detection, "learner", learner)
+        patch.setattr(Detection, "predictor", predictor)
+        results = run_kind(config, (0, 1), "small", progress=lambda fraction, note: heard.append(fraction))
+        weights = [weights_path(result) for result in results]
     assert heard == sorted(heard)
     assert heard[-1] == 1
-    results = read_results(folder / "results")
-    weights = [folder / "runs" / "small" / result.run_id / "weights.safetensors" for result in results]
     left = list(folder.rglob("*.checkpoint.safetensors"))
     dataset = open_dataset("shapes", **config.data.options)
-    return Small(config, dataset, results, weights, left, learners[0], *detectors, starts)
+    return Small(config, dataset, results, weights, left, learners[0], *predictors, starts)
 
 
 def test_the_result_of_a_run_is_whole(small):
@@ -207,18 +207,19 @@ def test_another_seed_learns_something_else(small):
 @pytest.mark.parametrize("small", ["fast_rcnn"], indirect=True)
 def test_the_recall_of_selective_search_is_that_of_its_proposals(small):
     found = proposals_of(small.dataset, "test", "fast", 12, **SEARCH)
-    expected = proposal_recall([found[0]], [detect.truth_of(small.dataset, "test", 0)[0]], counts=COUNTS)
+    expected = proposal_recall([found[0]], [objects_of(small.dataset, "test", 1).truths[0]], counts=COUNTS)
     assert [result.metrics["recall"] for result in small.results] == [expected] * 2
     assert expected["objects"] > 0
 
 
 def test_the_weights_file_gives_the_scores(small):
-    arrays, card = load_arrays(small.weights[0])
-    names = small.dataset.info.classes
-    assert (card["model"], card["num_classes"], card["channels"]) == (small.config.network.name, len(names), 3)
-    load_weights(small.detector.network, arrays, "weights")  # in place of the second seed's
-    records, metrics = detect.records_of(small.dataset, "test", small.config), small.results[0].metrics
-    found = detect.score(small.detector, records, small.dataset, "test", names, COUNTS)
+    arrays, card = load_arrays(small.weights[0])[0], read_card(small.weights[0])
+    assert card.network.name == small.config.network.name
+    assert (card.network.num_classes, card.network.channels) == (len(small.dataset.info.classes), 3)
+    assert card.task == small.config.task
+    load_weights(small.predictor.network, arrays, "weights")  # in place of the second seed's
+    records, metrics = records_of(small.dataset, "test", small.config), small.results[0].metrics
+    found = scores(small.config.task, small.predictor, records, small.dataset, "test")
     assert {key: metrics[key] for key in found} == found
     assert found["detections"] > 0
 
@@ -226,13 +227,13 @@ def test_the_weights_file_gives_the_scores(small):
 def test_a_run_that_was_killed_goes_on_to_the_same_numbers(small, monkeypatch):
     """Three steps an epoch; the fifth is the last that was begun."""
     monkeypatch.setenv("REPRO_CHECKPOINT_SECONDS", "0")
-    records, val = (detect.records_of(small.dataset, split, small.config) for split in ("train", "val"))
-    job = Job(experiment="killed", config=small.config, profile="smoke", backend=backend.name(), seeds=[1])
+    monkeypatch.setattr(training, "READ_STEPS", 1)
+    records, val = (records_of(small.dataset, split, small.config) for split in ("train", "val"))
     seen = []
 
     def validate():
-        detect.copy_weights(small.learner.network, small.detector.network)
-        return {"map": detect.score(small.detector, val, small.dataset, "val", small.dataset.info.classes)["map"]}
+        small.predictor.load(small.learner.network)
+        return {"map": scores(Detection(), small.predictor, val, small.dataset, "val")["map"]}
 
     def told(fraction, note):
         seen.append(round(9 * fraction))
@@ -240,7 +241,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_numbers(small, monkeypatch):
             raise KeyboardInterrupt
 
     def train():
-        return fit(small.learner, small.config, Run(job, 1), 1, records, validate, 9, told)
+        return small.fit("killed", 1, records, 9, validate, told)
 
     small.start(1)
     with pytest.raises(KeyboardInterrupt):
@@ -271,23 +272,20 @@ class Repeated:
 
 @pytest.mark.parametrize("small", ["faster_rcnn"], indirect=True)
 def test_learns_four_pictures_by_heart(small):
-    dataset, names, steps = small.dataset, small.dataset.info.classes, 160
-    records = detect.records_of(dataset, "train", small.config, limit=4)
+    steps = 160
+    records = records_of(small.dataset, "train", small.config, limit=4)
     assert len({int(records[index]["classes"][0]) for index in range(4)}) >= 3
 
-    def scores():
-        detect.copy_weights(small.learner.network, small.detector.network)
-        found = zip(*detect.predictions_of(small.detector, records, batch_size=1), strict=True)
-        return detect.scores_of(*found, dataset, "train", names, (12,))
+    def scored():
+        small.predictor.load(small.learner.network)
+        return scores(Detection(recall_counts=(12,)), small.predictor, records, small.dataset, "train")
 
     small.start(0)
-    untrained = scores()
+    untrained = scored()
     assert untrained["map"] < 0.2
     assert untrained["coco_ap"] < 0.05
-    job = Job(experiment="by-heart", config=small.config, profile="smoke", backend=backend.name(), seeds=[0])
-    again = Repeated(records, steps // 2)
-    fit(small.learner, small.config, Run(job, 0), 0, again, dict, steps, lambda fraction, note: None)
-    learned = scores()
+    small.fit("by-heart", 0, Repeated(records, steps // 2), steps)
+    learned = scored()
     assert learned["map"] > 0.9
     assert learned["coco_ap"] > 0.5
     assert learned["recall"]["recall"]["0.7"] == [1]

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from repro import backend, registry
-from repro.darknet_format import write_weights
 from repro.data import coco, voc
-from repro.data.base import open_dataset
+from repro.data.catalog import open_dataset
 from repro.errors import ReproError
 from repro.experiments.adhoc import evaluation
 from repro.harness import checkpoint, detect
@@ -15,6 +14,7 @@ from repro.harness.config import Data, Evaluate, Network, TrainDetector
 from repro.harness.detect_eval import as_trained, evaluate_detector
 from repro.harness.record import read_results
 from repro.harness.run import Job
+from repro.weights.darknet import write_weights
 
 SHAPES = {"image_size": (48, 64), "min_scale": 0.4, "max_scale": 0.7, "train_size": 1, "val_size": 1, "test_size": 5}
 SEARCH = {"width": None, "min_side": 8, "workers": 1}

@@ -5,18 +5,20 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+from support import run_kind
 
 from repro import backend
+from repro.engine import bench
+from repro.engine import timing as engine
 from repro.errors import ReproError
-from repro.harness import detector_speed as harness
-from repro.harness.config import DetectorSpeed, Network
-from repro.harness.inspection import describe
-from repro.harness.record import Timing, read_results
-from repro.harness.run import Job
-from repro.harness.worker import execute
+from repro.experiments import detector_speed as kind
+from repro.experiments.architectures import describe
+from repro.experiments.detector_speed import DetectorSpeed
 from repro.models import fast_rcnn
 from repro.ops.nms import class_nms
-from repro.report.yolo import speed_sections
+from repro.records.result import Timing
+from repro.records.settings import Network
+from repro.tasks import predictors
 
 SMALL = {"input_size": (64, 64), "num_classes": 3}
 TINY = DetectorSpeed(
@@ -37,19 +39,16 @@ PARTS = ("network", "decode", "total", "throughput")
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A run of two networks: its result, what the timed calls gave, what progress said."""
-    folder, heard, outputs = tmp_path_factory.mktemp("speed") / "results", [], {}
-    job = Job(experiment="tiny-detectors", config=TINY, profile="smoke", backend=backend.name(), seeds=[0])
-    measure = harness.measure
+    heard, outputs, measure = [], {}, engine.measure
 
     def watched(calls, *rest):
         outputs.update({name: call() for name, call in calls.items() if "@" in name})
         return measure(calls, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REPRO_RESULTS", str(folder))
-        patch.setattr(harness, "measure", watched)
-        execute(job, lambda fraction, note: heard.append((fraction, note)))
-    (found,) = read_results(folder)
+        patch.setenv("REPRO_RESULTS", str(tmp_path_factory.mktemp("speed") / "results"))
+        patch.setattr(engine, "measure", watched)
+        (found,) = run_kind(TINY, experiment="tiny-detectors", progress=lambda *said: heard.append(said))
     return found, outputs, heard
 
 
@@ -102,7 +101,7 @@ def test_progress_follows_each_network(tiny):
 
 
 def test_a_run_fills_its_table(tiny):
-    (section,) = speed_sections([tiny[0]], None)
+    (section,) = DetectorSpeed.sections([tiny[0]])["yolo_speed"]
     assert [row.cells["model"] for row in section.rows] == ["faster_rcnn", "yolo_v2"]
     assert all(row.cells[key] for row in section.rows for key in ("total", "network", "decode", "best", "candidates"))
 
@@ -123,17 +122,17 @@ def test_a_run_fills_its_table(tiny):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_scale_is_what_ran(networks, scale):
-    assert harness.scale_of(DetectorSpeed(networks=tuple(networks))) == scale
+    assert kind.scale_of(DetectorSpeed(networks=tuple(networks))) == scale
 
 
 def test_networks_are_called_apart():
     pair = Network(name="yolo_v2"), Network(name="yolo_v2", variant="released")
-    assert [harness.label_of(network) for network in pair] == ["yolo_v2@416x416", "yolo_v2-released@416x416"]
-    harness.check(DetectorSpeed(networks=pair))
+    assert [kind.label_of(network) for network in pair] == ["yolo_v2@416x416", "yolo_v2-released@416x416"]
+    kind.check(DetectorSpeed(networks=pair))
     with pytest.raises(ReproError, match="two networks are called yolo_v2@416x416"):
-        harness.check(DetectorSpeed(networks=(pair[0], Network(name="yolo_v2", width=0.5))))
+        kind.check(DetectorSpeed(networks=(pair[0], Network(name="yolo_v2", width=0.5))))
     with pytest.raises(ReproError, match="no network"):
-        harness.check(DetectorSpeed(networks=()))
+        kind.check(DetectorSpeed(networks=()))
 
 
 def pooled_detect(outputs, batch):
@@ -149,9 +148,8 @@ def test_scores_that_enter_suppression_are_counted():
     corners = np.array([[[[0, 0, 8, 8]], [[0, 0, 8, 8]], [[20, 20, 30, 30]]]], "float32")
     scores = np.array([[[0.9, 0.2], [0.8, 0.3], [0.7, 0.31]]], "float32")
     outputs = {name: backend.to_device(value) for name, value in (("boxes", corners), ("scores", scores))}
-    assert harness.candidates(pooled_detect, outputs, {}) == 3
-    assert harness.candidates(plain_detect, outputs, {}) is None
-    assert pooled_detect.__globals__["class_nms"] is class_nms
+    assert kind.counts_of(pooled_detect(outputs, {})) == {"detections": 2, "candidates": 3}
+    assert kind.counts_of(plain_detect(outputs, {})) == {"detections": 0}
 
 
 def test_candidates_of_a_detector_of_the_suite():
@@ -167,7 +165,7 @@ def test_candidates_of_a_detector_of_the_suite():
         count += real * sum(share > 0.05 for share in shares[1:])
     outputs = {name: backend.to_device(value) for name, value in outputs.items()}
     batch = {"valid_size": backend.to_device(np.array([[32, 32]], "int32"))}
-    assert harness.candidates(fast_rcnn.detect, outputs, batch) == count > 0
+    assert kind.counts_of(fast_rcnn.detect(outputs, batch))["candidates"] == count > 0
 
 
 def subject(milliseconds, calls, full=None):
@@ -179,7 +177,7 @@ def subject(milliseconds, calls, full=None):
             raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return batch
 
-    return SimpleNamespace(network=None, programs={"total": total}, batch=lambda count: count, times=milliseconds)
+    return SimpleNamespace(network=None, programs={"total": total}, times=milliseconds)
 
 
 @pytest.fixture
@@ -188,12 +186,13 @@ def clock(monkeypatch):
 
     def use(times):
         def fake(calls, *rest):
-            ms = times[calls["total"]()]
-            return {}, {"total": Timing(median=ms, p5=ms / 2, p95=ms * 2, n=7, unit="ms")}
+            ms = times[calls["call"]()]
+            return {}, {"call": Timing(median=ms, p5=ms / 2, p95=ms * 2, n=7, unit="ms")}
 
-        monkeypatch.setattr(harness, "measure", fake)
-        monkeypatch.setattr(harness, "timed", lambda call: call())
-        monkeypatch.setattr(harness, "fits", lambda network, batch: batch <= 16)
+        monkeypatch.setattr(bench, "measure", fake)
+        monkeypatch.setattr(bench, "timed", lambda call: call())
+        monkeypatch.setattr(kind, "fits", lambda network, batch: batch <= 16)
+        monkeypatch.setattr(predictors, "noise_batch", lambda network, count: count)
 
     return use
 
@@ -202,7 +201,7 @@ def best_of(times, clock, seconds=60.0, **options):
     clock(times)
     calls = []
     made = subject(times, calls, **options)
-    found = harness.throughput(made, DetectorSpeed(networks=(), batches=(1, 2, 4, 8, 16, 32), seconds=seconds))
+    found = kind.throughput(made, DetectorSpeed(networks=(), batches=(1, 2, 4, 8, 16, 32), seconds=seconds))
     return *found, sorted(set(calls))
 
 
@@ -223,10 +222,10 @@ def test_batches_end_where_one_is_too_slow_or_memory_is_full(clock):
 def test_networks_that_fit_together_are_timed_together(monkeypatch):
     """Limits of 100 bytes: 25 parameters of four bytes."""
     sizes = {"yolo_v1": 15, "fast_yolo": 10, "yolo_v2": 20, "yolo_v3": 6, "faster_rcnn": 99}
-    monkeypatch.setattr(harness, "GROUP_BYTES", 100)
-    monkeypatch.setattr(harness, "make", lambda s: SimpleNamespace(label=s.name, parameters=sizes[s.name]))
+    monkeypatch.setattr(kind, "GROUP_BYTES", 100)
+    monkeypatch.setattr(kind, "make", lambda s: SimpleNamespace(label=s.name, parameters=sizes[s.name]))
     config = DetectorSpeed(networks=tuple(Network(name=name) for name in sizes))
-    found = [[one.label for one in group] for group in harness.groups(config)]
+    found = [[one.label for one in group] for group in kind.groups(config)]
     assert found == [["yolo_v1", "fast_yolo"], ["yolo_v2"], ["yolo_v3"], ["faster_rcnn"]]
 
 
@@ -235,7 +234,7 @@ def test_a_batch_fits_by_its_largest_map(monkeypatch):
     image = keras.Input((8, 8, 3))
     network = keras.Model(image, keras.layers.Conv2D(2, 3)(keras.layers.Conv2D(5, 3, padding="same")(image)))
     monkeypatch.setattr(backend, "accelerator_count", lambda: 0)
-    monkeypatch.setattr(harness, "HOST_BYTES", 7680)
-    assert [harness.fits(network, batch) for batch in (1, 2, 3)] == [True, True, False]
+    monkeypatch.setattr(kind, "HOST_BYTES", 7680)
+    assert [kind.fits(network, batch) for batch in (1, 2, 3)] == [True, True, False]
     monkeypatch.setattr(backend, "accelerator_count", lambda: 1)
-    assert harness.fits(network, 3)
+    assert kind.fits(network, 3)

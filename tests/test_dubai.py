@@ -7,7 +7,8 @@ import pytest
 from messages import one_line
 from PIL import Image
 
-from repro.data.base import VOID, dataset_class
+from repro.data.base import VOID
+from repro.data.catalog import dataset_class
 from repro.data.dubai import Dubai
 from repro.data.images import read_colours
 from repro.errors import NoDataError, ReproError
@@ -64,7 +65,7 @@ def test_never_official_and_reduced_copies_say_so(folder, monkeypatch):
         False,
         "no official split; whole tiles kept apart; 2 of 9 images; images reduced to 16 pixels",
     )
-    monkeypatch.setattr("repro.data.dubai._IMAGES_PER_TILE", 2)
+    monkeypatch.setattr(Dubai, "counts", {"train": 10, "val": 2, "test": 4})
     monkeypatch.setattr("repro.data.dubai._LONGEST_SIDE", dict.fromkeys(range(1, 9), 16))
     assert Dubai().official("val") == (False, "no official split; whole tiles kept apart")
 

@@ -17,12 +17,13 @@ from test_segnet import convolve
 
 from repro import backend, registry
 from repro.errors import ReproError
+from repro.experiments.architectures import describe
 from repro.facts import paper_value
-from repro.harness.detect import Detector, copy_weights
-from repro.harness.inspection import describe
 from repro.models import fast_rcnn as fast
 from repro.models import vgg
 from repro.models.fast_rcnn import RoIPool, SampleRois
+from repro.tasks.networks import copy_weights
+from repro.tasks.predictors import Detector
 
 CLASSES, SIZE, MAX_BOXES = 3, (64, 96), 2
 SMALL = {"num_classes": CLASSES, "input_size": SIZE, "width": 1 / 32, "depth": 0.3, "channels": 3}
@@ -446,7 +447,7 @@ def test_one_program_from_image_to_boxes():
     detector = Detector(network, fast.detect, {"max_detections": 30})
     batch = tensors_of(batch_of(10))
     found, expected = (arrays_of(backend.forward(detector, mode)(batch)) for mode in ("xla", "eager"))
-    assert found.keys() == {"boxes", "scores", "classes", "count"}
+    assert found.keys() == {"boxes", "scores", "classes", "count", "candidates"}
     for b, count in enumerate(expected["count"]):
         assert count > 5
         assert -np.max(np.diff(expected["scores"][b, :count])) > 1e-5

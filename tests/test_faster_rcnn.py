@@ -13,15 +13,17 @@ from test_nms import sequential_nms
 
 from repro import backend, registry
 from repro.errors import ReproError
+from repro.experiments.architectures import describe
 from repro.facts import paper_value
-from repro.harness import detect
-from repro.harness.config import Data, Network, TrainDetector
-from repro.harness.detect import Detector, copy_weights
-from repro.harness.inspection import describe
 from repro.models import fast_rcnn as fast
 from repro.models import faster_rcnn as faster
 from repro.models.faster_rcnn import AveragePool, Proposals, RpnTargets
 from repro.ops.anchors import base_anchors, grid_anchors, inside_image
+from repro.records.settings import Data, Network
+from repro.tasks import Detection
+from repro.tasks.base import Training
+from repro.tasks.networks import copy_weights
+from repro.tasks.predictors import Detector
 
 CLASSES, SIZE, GRID, MAX_BOXES = 3, (64, 96), (4, 6), 2
 SMALL = {"num_classes": CLASSES, "input_size": SIZE, "width": 1 / 32, "depth": 0.3, "channels": 3}
@@ -457,12 +459,12 @@ def resnet_learner():
         name="faster_rcnn_resnet101", width=1 / 32, depth=0.01, input_size=SIZE, num_classes=CLASSES, channels=3,
         options={**REGIONS, "rois": 8, "rpn_sample": 16},
     )  # fmt: skip
-    config = TrainDetector(
+    settings = Training(
         network=network, data=Data(name="shapes"), recipe="suite", epochs=1, batch_size=2, optimizer="sgd",
         learning_rate=0.1,
     )  # fmt: skip
     records = [{name: values[0] for name, values in batch_of().items()}]
-    learner = detect.make_learner(config, ("a", "b", "c"), 0, 10, records)
+    learner = Detection().learner(settings, CLASSES, 0, 10, records)
     learner.run_eagerly, learner.jit_compile = True, False
     fill(learner.network)
     return learner

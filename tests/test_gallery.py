@@ -6,11 +6,12 @@ from PIL import Image
 from test_tables import result
 
 from repro.data.base import VOID, Info, Sample
+from repro.drawing import overlays
+from repro.drawing.palette import voc_colormap
 from repro.errors import NoDataError, ReproError
-from repro.harness.record import Artifact, Dataset
-from repro.harness.samples import sample_indices
-from repro.report import gallery, overlays
-from repro.report.palette import voc_colormap
+from repro.records.result import Artifact, Dataset
+from repro.records.samples import sample_indices
+from repro.report import galleries, tables
 
 PALETTE = ((200, 0, 0), (0, 0, 200))
 CANVAS = (40, 60)
@@ -42,7 +43,7 @@ class Film:
 
 @pytest.fixture
 def film(monkeypatch):
-    monkeypatch.setattr(gallery, "open_dataset", lambda name, **options: Film(**options))
+    monkeypatch.setattr(galleries, "open_dataset", lambda name, **options: Film(**options))
 
 
 def kept(folder, run_id, labels=1, model="fcn8s", name="film", fingerprint="a" * 16, size=CANVAS, shape=None, **fields):
@@ -50,7 +51,7 @@ def kept(folder, run_id, labels=1, model="fcn8s", name="film", fingerprint="a" *
     height, width = shape or CANVAS
     maps = np.full((len(sample_indices(COUNT)), height, width), labels, np.uint8)
     maps[:, :, 40:] = VOID
-    config = {"type": "train", "network": {}, "data": {"name": name, "size": size}, "label": fields.pop("label", "")}
+    config = {"kind": "train", "network": {}, "data": {"name": name, "size": size}, "label": fields.pop("label", "")}
     base = {
         "experiment": f"{name}-{model}", "model": model, "input_size": CANVAS, "config": config,
         "dataset": Dataset(name=name, version="1", split="test", fingerprint=fingerprint, official=True),
@@ -62,10 +63,22 @@ def kept(folder, run_id, labels=1, model="fcn8s", name="film", fingerprint="a" *
     return run
 
 
-def drawn(results, folder):
-    """The pictures of every gallery by name, and their titles and cells as they went into the grid."""
-    public, private = gallery.pictures(results, folder)
-    return public | private
+def written(results, folder):
+    """The names of the private galleries that `repro tables` writes for results, into a folder below."""
+
+    class Kind:
+        TABLES = ()
+
+        @staticmethod
+        def sections(results):
+            return {}
+
+        @staticmethod
+        def figures(results):
+            return galleries.semantic_pictures(results, folder)
+
+    paths = tables.write_tables([Kind], results, folder / "tables", folder / "private", table_of=lambda result: "")
+    return [path.name for path in paths if path.parent.name == "private"]
 
 
 @pytest.fixture
@@ -77,7 +90,7 @@ def grids(monkeypatch):
         calls.append((rows, titles))
         return overlays.grid(rows, titles, **settings)
 
-    monkeypatch.setattr(gallery, "grid", spy)
+    monkeypatch.setattr(galleries, "grid", spy)
     return calls
 
 
@@ -87,7 +100,9 @@ def test_samples_lie_evenly_over_the_split(count, indices):
 
 
 def test_pictures_truth_and_predictions_belong_together(tmp_path, film, grids):
-    (picture,) = drawn([kept(tmp_path, "a"), kept(tmp_path, "u", labels=0, model="unet")], tmp_path).values()
+    (picture,) = galleries.semantic_pictures(
+        [kept(tmp_path, "a"), kept(tmp_path, "u", labels=0, model="unet")], tmp_path
+    ).values()
     sheet = picture.draw()
     ((rows, titles),) = grids
     assert titles == ["image", "truth", "fcn8s", "unet"]
@@ -99,10 +114,10 @@ def test_pictures_truth_and_predictions_belong_together(tmp_path, film, grids):
         assert (truth[0, :40] == voc_colormap()[VOID]).all()
         assert (fcn[:, :40] == PALETTE[1]).all()
         assert (unet[:, :40] == PALETTE[0]).all()
-        assert all((shown[:, 40:] == gallery._PADDING).all() for shown in (image, truth, fcn, unet))
+        assert all((shown[:, 40:] == galleries._PADDING).all() for shown in (image, truth, fcn, unet))
     # the legend names void and padding besides the classes: their swatches lie below the last row
     legend = sheet[-40:]
-    for colour in (*PALETTE, voc_colormap()[VOID], gallery._PADDING):
+    for colour in (*PALETTE, voc_colormap()[VOID], galleries._PADDING):
         assert (legend == colour).all(axis=2).sum() > 100
 
 
@@ -112,7 +127,7 @@ def test_models_stand_in_the_order_of_the_registry_with_titles_of_their_own(tmp_
     runs.append(kept(tmp_path, "b", model="segnet", label="median frequency", experiment="film-segnet-balanced"))
     runs.append(kept(tmp_path, "old", model="unet", started="2025-01-01T00:00:00+00:00", labels=0))
     runs.append(kept(tmp_path, "seed", model="unet", seed=1, labels=0))
-    (picture,) = drawn(runs, tmp_path).values()
+    (picture,) = galleries.semantic_pictures(runs, tmp_path).values()
     picture.draw()
     ((rows, titles),) = grids
     order = ["fcn32s", "fcn8s", "fcn_googlenet", "segnet", "segnet (median frequency)", "unet"]
@@ -122,7 +137,7 @@ def test_models_stand_in_the_order_of_the_registry_with_titles_of_their_own(tmp_
 
 def test_rows_without_a_label_are_told_apart_by_their_experiment(tmp_path, film):
     runs = [kept(tmp_path, "a"), kept(tmp_path, "b", experiment="film-narrow")]
-    (picture,) = drawn(runs, tmp_path).values()
+    (picture,) = galleries.semantic_pictures(runs, tmp_path).values()
     assert [title for title, *_ in picture.data] == ["fcn8s, film-fcn8s", "fcn8s, film-narrow"]
 
 
@@ -135,9 +150,9 @@ def test_a_gallery_is_of_one_canvas_and_of_the_same_test_images(tmp_path):
         kept(tmp_path, "fold2", model="unet", name="isbi2012", fingerprint="c" * 16, experiment="fold2"),
         kept(tmp_path, "failed", model="fcn32s", status="failed"),
         kept(tmp_path, "none", model="fcn16s", artifacts={}),
-        kept(tmp_path, "of-older-code", model="fcn16s", experiment="older", config={"type": "train", "data": {}}),
+        kept(tmp_path, "evaluated", model="fcn16s", experiment="weights", kind="eval"),
     ]
-    found = drawn(runs, tmp_path)
+    found = galleries.semantic_pictures(runs, tmp_path)
     assert {name: [title for title, *_ in picture.data] for name, picture in found.items()} == {
         "gallery_film_40x60.png": ["fcn8s", "unet"],
         "gallery_film_80x80.png": ["segnet"],
@@ -148,35 +163,38 @@ def test_a_gallery_is_of_one_canvas_and_of_the_same_test_images(tmp_path):
 
 def test_many_models_are_dealt_to_several_galleries(tmp_path):
     runs = [kept(tmp_path, f"r{i}", experiment=f"film-{i}", label=f"{i}") for i in range(8)]
-    found = drawn(runs, tmp_path)
+    found = galleries.semantic_pictures(runs, tmp_path)
     assert [len(found[name].data) for name in ("gallery_film_40x60.png", "gallery_film_40x60_2.png")] == [6, 2]
 
 
 def test_only_generated_pictures_are_published(tmp_path, monkeypatch):
-    public, private = gallery.pictures([kept(tmp_path, "a"), kept(tmp_path, "s", name="shapes")], tmp_path)
-    assert list(public) == ["gallery_shapes_40x60.png"]
-    assert list(private) == ["gallery_film_40x60.png"]
+    runs = [kept(tmp_path, "a"), kept(tmp_path, "s", name="shapes")]
+    pictures = galleries.semantic_pictures(runs, tmp_path)
+    assert {name: picture.private for name, picture in pictures.items()} == {
+        "gallery_shapes_40x60.png": False,
+        "gallery_film_40x60.png": True,
+    }
 
     def absent(name, **options):
         raise NoDataError("no film", "fetch it")
 
-    monkeypatch.setattr(gallery, "open_dataset", absent)
-    assert gallery.write_private(private, tmp_path) == []
+    monkeypatch.setattr(galleries, "open_dataset", absent)
+    assert written(runs[:1], tmp_path) == []
 
 
 def test_a_gallery_is_drawn_again_only_when_its_data_change(tmp_path, film):
-    _, private = gallery.pictures([kept(tmp_path, "a")], tmp_path)
-    assert [path.name for path in gallery.write_private(private, tmp_path)] == ["gallery_film_40x60.png"]
-    assert gallery.write_private(private, tmp_path) == []
+    runs = [kept(tmp_path, "a")]
+    assert written(runs, tmp_path) == ["gallery_film_40x60.png"]
+    assert written(runs, tmp_path) == []
 
 
 def test_lost_and_unfit_predictions_name_the_experiment(tmp_path, film):
     run = kept(tmp_path, "a", shape=(40, 50))
     with pytest.raises(ReproError, match=r"a-samples.png does not hold 4 label maps of 40x60\. .*film-fcn8s"):
-        drawn([run], tmp_path)["gallery_film_40x60.png"].draw()
+        galleries.semantic_pictures([run], tmp_path)["gallery_film_40x60.png"].draw()
     (tmp_path / "film-fcn8s" / "a-samples.png").unlink()
     with pytest.raises(ReproError, match="missing or damaged"):
-        drawn([run], tmp_path)["gallery_film_40x60.png"].draw()
+        galleries.semantic_pictures([run], tmp_path)["gallery_film_40x60.png"].draw()
 
 
 @pytest.mark.parametrize(
@@ -184,4 +202,4 @@ def test_lost_and_unfit_predictions_name_the_experiment(tmp_path, film):
     [((64, 64), (256, 256)), ((180, 240), (180, 240)), ((512, 512), (280, 280)), ((1024, 2048), (140, 280))],
 )
 def test_cells_keep_the_aspect_and_a_readable_size(canvas, cell):
-    assert gallery._cell(canvas) == cell
+    assert galleries._cell(canvas) == cell

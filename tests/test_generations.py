@@ -4,19 +4,20 @@ import json
 
 import numpy as np
 import pytest
+from support import run_kind
 
-from repro import backend, paths
-from repro.data.base import open_dataset
+from repro import backend
+from repro.data.catalog import open_dataset
+from repro.data.masks import decode_rle, encode_rle
+from repro.drawing.palette import voc_colormap
 from repro.errors import ReproError
-from repro.experiments.base import Experiment, all_experiments, job_for
-from repro.harness.config import Data, Gallery, Network, Train, TrainInstance
-from repro.harness.gallery import _answers, gallery
-from repro.harness.record import read_results
-from repro.harness.run import Job, weights_path
-from repro.harness.worker import execute
-from repro.masks import decode_rle, encode_rle
-from repro.report import generations
-from repro.report.palette import voc_colormap
+from repro.experiments import gallery
+from repro.experiments.gallery import Gallery
+from repro.experiments.train import Train
+from repro.presets.choice import all_presets
+from repro.records.run import config_hash_of, weights_path
+from repro.records.settings import Data, Network
+from repro.tasks import Instance, Segmentation
 
 OPTIONS = {"image_size": 64, "max_objects": 2, "min_scale": 0.4, "max_scale": 0.7, "train_size": 8, "val_size": 2,
            "test_size": 5}  # fmt: skip
@@ -29,33 +30,25 @@ MASKS = Network(
     options={"frozen_stages": 0, "frozen_bn": False, "max_boxes": 2, "rois": 8, "rpn_sample": 16, "max_detections": 5,
              "before_nms": (40, 30), "after_nms": (20, 10)},
 )  # fmt: skip
-
-
-def job_of(name, config):
-    return job_for(Experiment(name, name, {"smoke": config}, 1, {"smoke": 1}), "smoke", backend.name())
+TRAININGS = {
+    "tiny-unet": Train(network=UNET, data=SMALLER, task=Segmentation(), **RECIPE),
+    # every detection scores more than nothing, so that some are kept
+    "tiny-masks": Train(network=MASKS, data=DATA, task=Instance(decoding={"score_threshold": 1e-4}), **RECIPE),
+}
+GALLERY = Gallery(data=DATA, members={name: kind.network.name for name, kind in TRAININGS.items()})
 
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
-    """(results folder, the job of the gallery, its result) of two networks that trained for a moment."""
+    """(results folder, results of two networks that trained for a moment, that of their gallery)."""
     folder = tmp_path_factory.mktemp("generations")
-    members = (
-        job_of("tiny-unet", Train(network=UNET, data=SMALLER, **RECIPE)),
-        # every detection scores more than nothing, so that some are kept
-        job_of("tiny-masks", TrainInstance(network=MASKS, data=DATA, test={"score_threshold": 1e-4}, **RECIPE)),
-    )
-    config = Gallery(data=DATA, members={job.experiment: job.config.network.name for job in members})
-    job = Job(
-        experiment="tiny-gallery", config=config, profile="smoke", backend=backend.name(), seeds=[0], others=members
-    )
     with pytest.MonkeyPatch.context() as patch:
         for name in ("results", "runs", "cache"):
             patch.setenv(f"REPRO_{name.upper()}", str(folder / name))
-        patch.setattr("repro.harness.gallery.LEAST_SCORE", 0.0)
-        for each in (*members, job):
-            execute(each, lambda fraction, note: None)
-        (result,) = (r for r in read_results(paths.results_dir()) if r.experiment == "tiny-gallery")
-    return folder / "results", job, result
+        patch.setattr(gallery, "LEAST_SCORE", 0.0)
+        members = {name: run_kind(kind, experiment=name, backend=backend.name())[0] for name, kind in TRAININGS.items()}
+        (result,) = run_kind(GALLERY, experiment="tiny-gallery", parents=members, backend=backend.name())
+    return folder / "results", members, result
 
 
 @pytest.fixture
@@ -84,11 +77,11 @@ def test_every_network_answers_every_image_in_its_own_pixels(shown):
     assert [name.partition("/")[0] for name in result.depends_on] == ["tiny-unet", "tiny-masks"]
 
 
-def test_the_picture_has_a_column_for_each_network(shown):
-    folder, _, result = shown
-    public, private = generations.pictures([result], folder)
-    assert (list(public), private) == (["gallery_generations_shapes.png"], {})
-    drawn = generations._draw([result], folder)
+def test_the_picture_has_a_column_for_each_network(here):
+    _, members, result = here
+    pictures = Gallery.figures([*members.values(), result])
+    assert {name: picture.private for name, picture in pictures.items()} == {"gallery_generations_shapes.png": False}
+    drawn = pictures["gallery_generations_shapes.png"].draw()
     assert drawn.shape[1] > 4 * 240
     assert drawn.shape[0] > 4 * 240
 
@@ -101,7 +94,7 @@ def test_colours_are_those_of_classes_in_label_maps_boxes_and_instances():
     labels = [encode_rle(~mask), *(encode_rle(mask & (k == 2)) for k in range(7))]
     found = {"boxes": [[32, 32, 80, 80]], "scores": [0.9], "classes": [2]}
     drawn = [
-        generations._answer(image, entry, (96, 96), info.classes, voc_colormap()[1:])
+        gallery._drawn_answer(image, entry, (96, 96), info.classes, voc_colormap()[1:])
         for entry in ({"labels": labels}, found, found | {"masks": [encode_rle(mask)]})
     ]
     # the corner of the object that no tag covers
@@ -110,36 +103,38 @@ def test_colours_are_those_of_classes_in_label_maps_boxes_and_instances():
 
 
 def test_a_network_without_weights_here_is_named(here):
-    source = next(r for r in read_results(here[0]) if r.experiment == "tiny-unet")
-    path = weights_path(source.run_id, source.experiment)
+    _, members, _ = here
+    path = weights_path(members["tiny-unet"])
     away = path.rename(path.with_suffix(".away"))
     try:
         with pytest.raises(ReproError, match="tiny-unet has no weights here") as caught:
-            gallery(here[1], lambda fraction, note: None)
+            run_kind(GALLERY, experiment="tiny-gallery", parents=members, backend=backend.name())
     finally:
         away.rename(path)
     assert "repro run tiny-unet --profile smoke" in str(caught.value)
+    with pytest.raises(ReproError, match="tiny-unet has no weights here"):
+        run_kind(GALLERY, experiment="tiny-gallery", backend=backend.name())
 
 
 def test_a_network_of_other_classes_is_refused(here):
-    source = next(r for r in read_results(here[0]) if r.experiment == "tiny-masks")
+    weights = weights_path(here[1]["tiny-masks"])
     with pytest.raises(ReproError, match="tiny-masks tells 7 classes apart, penn_fudan has 1"):
-        _answers(here[1].others[1], source, [], open_dataset("penn_fudan").info)
+        list(gallery._answers("tiny-masks", weights, [], open_dataset("penn_fudan").info))
 
 
 def test_a_gallery_is_another_where_a_network_it_shows_is(shown):
-    _, job, _ = shown
-    other = job_of("tiny-unet", Train(network=UNET, data=SMALLER, **RECIPE | {"epochs": 2}))
-    changed = Job(
-        experiment=job.experiment, config=job.config, profile="smoke", backend=job.backend, seeds=[0],
-        others=(other, job.others[1]),
-    )  # fmt: skip
-    assert changed.config_hash != job.config_hash
+    _, members, result = shown
+    assert GALLERY.needs() == tuple(members)
+    assert result.versions.items() >= {"engine.train": 1, "models.unet": 1, "tasks.instance": 1}.items()
+    hashes = [member.config_hash for member in members.values()]
+    other = Train(network=UNET, data=SMALLER, task=Segmentation(), **RECIPE | {"epochs": 2})
+    changed = [config_hash_of(other, result.backend, ()), hashes[1]]
+    before, after = (config_hash_of(GALLERY, result.backend, each) for each in (hashes, changed))
+    assert before != after
 
 
 def test_the_gallery_of_the_suite_shows_all_generations():
-    job = job_for(all_experiments()["shapes-gallery"], "smoke", "tensorflow")
-    models = [other.config.network.name for other in job.others]
+    kind = all_presets()["shapes-gallery"].configs["smoke"]
+    models = [all_presets()[name].configs["smoke"].network.name for name in kind.needs()]
     assert models == ["fcn8s", "unet", "faster_rcnn", "yolo_v3", "mask_rcnn", "mask_rcnn_fpn"]
-    assert [source.experiment for source in job.sources] == list(job.config.members)
-    assert list(job.config.members.values()) == models
+    assert list(kind.members.values()) == models

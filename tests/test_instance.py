@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from repro import backend, registry
-from repro.data.base import open_dataset
+from repro.data.catalog import open_dataset
 from repro.data.instance import fit_instances
+from repro.data.masks import decode_rle, encode_rle
 from repro.errors import ReproError
 from repro.experiments.adhoc import evaluation, network_from
 from repro.experiments.base import Experiment, job_for
@@ -20,7 +21,6 @@ from repro.harness.mask_overhead import mask_overhead
 from repro.harness.objects import objects_of
 from repro.harness.predict import predict
 from repro.harness.record import read_results
-from repro.masks import decode_rle, encode_rle
 from repro.report.instance import overhead_sections, pictures
 from repro.report.tables import build_tables
 

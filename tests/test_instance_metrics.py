@@ -13,8 +13,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scored_boxes import SEEDS, loop_iou, random_scene
 
+from repro.data.masks import decode_rle, encode_rle
 from repro.errors import ReproError
-from repro.masks import decode_rle, encode_rle
 from repro.metrics.coco import NAMES
 from repro.metrics.instance import coco_mask_ap, instance_protocol, mask_iou
 

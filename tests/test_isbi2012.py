@@ -8,7 +8,7 @@ import pytest
 from messages import one_line
 from PIL import Image
 
-from repro.data.base import dataset_class
+from repro.data.catalog import dataset_class
 from repro.data.images import read_stack
 from repro.data.isbi2012 import SLICES, Isbi2012
 from repro.errors import NoDataError, ReproError

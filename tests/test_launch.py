@@ -5,17 +5,19 @@ import math
 import pytest
 
 from repro.errors import ReproError
-from repro.harness import launch
-from repro.harness.config import Data, Majority
-from repro.harness.launch import Task, in_order, parse_budget
-from repro.harness.run import Job
+from repro.experiments.majority import Majority
+from repro.records.settings import Data
+from repro.runner import launch
+from repro.runner.launch import in_order, parse_budget
+from repro.runner.plan import Job, Task
+from repro.tasks.segmentation import Segmentation
 
 
-def make(name: str, value: int = 1, seconds: float = 10, parent: Task | None = None, others: tuple = ()) -> Task:
-    config = Majority(task="segmentation", data=Data(name="shapes"))
+def make(name: str, value: int = 1, seconds: float = 10, needs: tuple[Task, ...] = (), seeds: int = 1) -> Task:
+    kind = Majority(task=Segmentation(), data=Data(name="shapes"))
     job = Job(
-        experiment=name, config=config, profile="smoke", backend="tensorflow", seeds=[0],
-        parent=parent.job if parent else None, others=tuple(task.job for task in others),
+        experiment=name, kind=kind, profile="smoke", backend="tensorflow", seeds=tuple(range(seeds)),
+        needs=tuple(task.job for task in needs),
     )  # fmt: skip
     return Task(job=job, value=value, seconds=seconds)
 
@@ -48,7 +50,7 @@ def test_budgets_that_are_none(text):
 
 def test_parents_come_first_even_when_they_are_worth_less():
     parent = make("parent", value=1)
-    child, other = make("child", value=9, parent=parent), make("other", value=5)
+    child, other = make("child", value=9, needs=(parent,)), make("other", value=5)
     tasks = [other, child, parent]
     assert [task.job.experiment for task in in_order(tasks, by_value=True)] == ["parent", "child", "other"]
     assert [task.job.experiment for task in in_order(tasks, by_value=False)] == ["other", "parent", "child"]
@@ -56,21 +58,31 @@ def test_parents_come_first_even_when_they_are_worth_less():
 
 def test_what_is_shown_comes_before_its_gallery_and_again_where_its_weights_are_gone(outcomes, monkeypatch):
     one, two = make("one"), make("two")
-    shown = make("gallery", value=9, others=(one, two))
+    shown = make("gallery", value=9, needs=(one, two))
     assert [task.job.experiment for task in in_order([shown, two, one], by_value=True)] == ["one", "two", "gallery"]
     # both are finished, but only one still has its weights
-    monkeypatch.setattr(launch, "find", lambda job, seed, results: None if job.others else job)
+    monkeypatch.setattr(launch, "find", lambda results, name, *_: None if name == "gallery" else name)
     monkeypatch.setattr(launch, "_has_weights", lambda job, seed, seen: job.experiment == "one")
     tasks = launch.run([one, two, shown], math.inf, fresh=False)
     assert outcomes[1] == ["two", "gallery"]
     assert [task.state for task in tasks] == ["finished", "ok", "ok"]
 
 
+def test_weights_that_are_gone_are_trained_again_for_the_seeds_that_use_them(outcomes, monkeypatch):
+    parent = make("parent")
+    child = make("child", needs=(parent,), seeds=3)
+    monkeypatch.setattr(launch, "find", lambda results, name, *_: None if name == "child" else name)
+    monkeypatch.setattr(launch, "_has_weights", lambda job, seed, seen: False)
+    launch.survey([parent, child], fresh=False)
+    # all three start from the one seed there is
+    assert (parent.todo, child.todo) == ([0], [0, 1, 2])
+
+
 def test_a_gallery_of_a_run_that_did_not_end_is_not_started(outcomes):
     endings, order = outcomes
     endings["two"] = ("failed", 1)
     one, two = make("one"), make("two")
-    shown = make("gallery", others=(one, two))
+    shown = make("gallery", needs=(one, two))
     launch.run([one, two, shown], math.inf, fresh=False)
     assert order == ["one", "two"]
     assert (shown.state, shown.note) == ("failed", "it needs two")
@@ -103,8 +115,8 @@ def test_what_starts_from_a_run_that_did_not_end_is_not_started_but_the_rest_is(
     endings, order = outcomes
     endings["parent"] = (state, 1)
     parent = make("parent")
-    child = make("child", parent=parent)
-    grandchild, other = make("grandchild", parent=child), make("other")
+    child = make("child", needs=(parent,))
+    grandchild, other = make("grandchild", needs=(child,)), make("other")
     launch.run([parent, child, grandchild, other], math.inf, fresh=False)
     assert order == ["parent", "other"]
     assert (child.state, grandchild.state, other.state) == (state, state, "ok")

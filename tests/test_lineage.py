@@ -3,17 +3,19 @@
 import msgspec
 import numpy as np
 import pytest
-from test_tables import machine, result, timing
+from support import run_kind
+from test_tables import headline, machine, result, timing
 
 from repro import backend
+from repro.engine import timing as engine
+from repro.experiments import lineage as kind
+from repro.experiments.lineage import Lineage, lineage_sections, rpn_sections
+from repro.experiments.train import Train
 from repro.facts import paper_value
-from repro.harness import lineage as harness
-from repro.harness.config import Data, Lineage
-from repro.harness.record import Dataset, Timing, read_results
-from repro.harness.run import Job
-from repro.harness.worker import execute
-from repro.report.lineage import lineage_sections, recall_sections, rpn_sections
-from repro.report.readme import headline
+from repro.records.result import Dataset, Timing
+from repro.records.settings import Data
+from repro.report.detectors import recall_sections, training_sections
+from repro.tasks.stages import fit_scene
 
 TINY = Lineage(
     data=Data(name="shapes", options={"image_size": (32, 48), "max_objects": 2, "test_size": 2}), images=2,
@@ -32,10 +34,14 @@ STAGES = {
 # --- timing
 
 
+def scene_of(image, boxes):
+    return fit_scene(image, boxes, TINY.canvas, TINY.num_proposals)
+
+
 def test_a_picture_is_turned_and_fitted_with_its_proposals():
     """40 rows and 20 columns become 20 and 40, and 1.2 times as large fill a canvas of 32x48."""
     image = np.random.default_rng(0).integers(0, 256, (40, 20, 3), dtype=np.uint8)
-    scene = harness.scene_of(image, np.array([[2, 4, 10, 30], [0, 0, 20, 40]], "float32"), TINY)
+    scene = scene_of(image, np.array([[2, 4, 10, 30], [0, 0, 20, 40]], "float32"))
     assert scene.valid_size == (24, 48)
     assert scene.image.shape == (32, 48, 3)
     assert (scene.image[24:] == 116).all()
@@ -47,7 +53,7 @@ def test_a_picture_is_turned_and_fitted_with_its_proposals():
 def test_a_picture_that_lies_as_the_canvas_does_stays():
     image = np.random.default_rng(1).integers(0, 256, (32, 48, 3), dtype=np.uint8)
     boxes = np.array([[1, 2, 30, 20]], "float32")
-    scene = harness.scene_of(image, boxes, TINY)
+    scene = scene_of(image, boxes)
     assert scene.valid_size == (32, 48)
     np.testing.assert_array_equal(scene.image, image)
     np.testing.assert_array_equal(scene.proposals[:1], boxes)
@@ -65,13 +71,11 @@ def test_a_picture_that_lies_as_the_canvas_does_stays():
     ids=str,
 )
 def test_scale_is_what_ran(changes, scale):
-    assert harness.scale_of(Lineage(data=Data(name="voc2007"), **changes)) == scale
+    assert kind.scale_of(Lineage(data=Data(name="voc2007"), **changes)) == scale
 
 
 def test_timings_of_pictures_are_pooled():
-    found = harness.pooled(
-        [Timing(median=2, p5=1, p95=9, n=3, unit="ms"), Timing(median=4, p5=3, p95=5, n=4, unit="ms")]
-    )
+    found = kind.pooled([Timing(median=2, p5=1, p95=9, n=3, unit="ms"), Timing(median=4, p5=3, p95=5, n=4, unit="ms")])
     assert found == Timing(median=3, p5=1, p95=9, n=7, unit="ms")
 
 
@@ -85,12 +89,13 @@ def test_the_stages_one_after_another_are_the_whole_detector(name, monkeypatch):
         outputs.update({key: call() for key, call in calls.items()})
         return {}, {key: timing(1.0) for key in calls}
 
-    monkeypatch.setattr(harness, "measure", keep)
+    monkeypatch.setattr(engine, "measure", keep)
     rng = np.random.default_rng(0)
     boxes = np.array([[0, 0, 30, 20], [10, 4, 40, 30], [5, 5, 20, 31]], "float32")
-    scene = harness.scene_of(rng.integers(0, 256, (32, 48, 3), dtype=np.uint8), boxes, TINY)
+    scene = scene_of(rng.integers(0, 256, (32, 48, 3), dtype=np.uint8), boxes)
     backend.set_seed(0)
-    assert harness.detector_stages(name, {}, [scene], TINY).keys() == set(STAGES[name])
+    options = {"proposals": TINY.num_proposals} if name == "fast_rcnn" else {}
+    assert kind.time_detector(name, options, [scene], TINY).keys() == set(STAGES[name])
     nms, total = ({key: np.asarray(value) for key, value in outputs[stage].items()} for stage in ("nms", "total"))
     assert nms["count"][0] > 0
     for key in ("boxes", "scores", "classes", "count"):
@@ -103,14 +108,12 @@ def test_the_stages_one_after_another_are_the_whole_detector(name, monkeypatch):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    folder, heard = tmp_path_factory.mktemp("lineage") / "results", []
-    job = Job(experiment="tiny-lineage", config=TINY, profile="smoke", backend=backend.name(), seeds=[0])
+    heard = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REPRO_RESULTS", str(folder))
-        execute(job, lambda fraction, note: heard.append(fraction))
+        patch.setenv("REPRO_RESULTS", str(tmp_path_factory.mktemp("lineage") / "results"))
+        (found,) = run_kind(TINY, experiment="tiny-lineage", progress=lambda fraction, note: heard.append(fraction))
     assert heard == sorted(heard)
     assert heard[-1] == 1
-    (found,) = read_results(folder)
     return found
 
 
@@ -134,9 +137,11 @@ def test_the_total_of_rcnn_is_the_sum_of_its_stages(tiny):
 
 
 def test_a_run_fills_its_tables(tiny):
-    (section,) = lineage_sections([tiny], None)
+    tables = Lineage.sections([tiny])
+    assert list(tables) == [info.name for info in Lineage.TABLES]
+    (section,) = tables["rcnn_lineage_speed"]
     assert [row.cells["model"] for row in section.rows] == ["R-CNN", "Fast R-CNN", "Fast R-CNN, SVD", "Faster R-CNN"]
-    (section,) = rpn_sections([tiny], None)
+    (section,) = tables["rpn_speed"]
     assert len(section.rows) == 6
 
 
@@ -157,7 +162,7 @@ def timed(run_id="one", models=tuple(MS), search=SEARCH, factor=1, n=50, **field
     timings = {f"{model}.{stage}": timing(factor * ms, n=n) for model in models for stage, ms in MS[model].items()}
     timings |= {"selective_search": timing(factor * search, n=1)} if search else {}
     base = {
-        "experiment": "lineage", "kind": "speed", "model": "rcnn", "variant": "paper", "scale": "paper", "init": None,
+        "experiment": "lineage", "kind": "speed", "task": "", "model": "rcnn", "scale": "paper", "init": None,
         "config": CONFIG, "timings": timings, "metrics": {"images": 1, "proposals": [1994], "canvas": [600, 1000]},
     }  # fmt: skip
     return result(run_id, **base | fields)
@@ -171,7 +176,7 @@ def rows_by(sections, key):
 
 
 def test_stages_and_ratios_of_each_generation():
-    rows = rows_by(lineage_sections([timed()], None), "model")
+    rows = rows_by(lineage_sections([timed()]), "model")
     # (selective search and total, over Fast R-CNN's 400), (total over 80), images a second of all
     expected = {
         "R-CNN": (4320 / 400, 50, 1000 / 4320),
@@ -206,7 +211,7 @@ def test_stages_and_ratios_of_each_generation():
 
 def test_the_papers_figures_stand_beside():
     """Seconds of a K40, without selective search."""
-    rows = rows_by(lineage_sections([timed()], None), "model")
+    rows = rows_by(lineage_sections([timed()]), "model")
     assert [row.cells["paper"] for row in rows.values()] == ["47 s", "0.32 s", "0.22 s", "0.198 s"]
     assert [row.cells["paper_bare"] for row in rows.values()] == ["147", "1.00", "0.688", "0.619"]
     assert rows["R-CNN"].values["paper_seconds"] == paper_value("rcnn", "rcnn.latency_vgg16").value
@@ -216,7 +221,7 @@ def test_the_papers_figures_stand_beside():
 
 
 def test_without_selective_search_the_bare_ratio_stays():
-    rows = rows_by(lineage_sections([timed(search=None)], None), "model")
+    rows = rows_by(lineage_sections([timed(search=None)]), "model")
     for row, ratio in zip(rows.values(), (50, 1, 0.8, 1.25), strict=True):
         assert row.values["total_over_fast"] == pytest.approx(ratio)
         assert row.cells["search"] == ""
@@ -224,12 +229,12 @@ def test_without_selective_search_the_bare_ratio_stays():
 
 
 def test_a_generation_that_was_not_timed_has_no_row():
-    rows = rows_by(lineage_sections([timed(models=("rcnn", "faster_rcnn"))], None), "model")
+    rows = rows_by(lineage_sections([timed(models=("rcnn", "faster_rcnn"))]), "model")
     assert list(rows) == ["R-CNN", "Faster R-CNN"]
     for row in rows.values():
         assert (row.cells["ratio"], row.cells["bare"], row.values["whole_over_fast"]) == ("", "", None)
         assert row.cells["rate"]
-    assert lineage_sections([timed(models=())], None) == []
+    assert lineage_sections([timed(models=())]) == []
 
 
 def test_hosts_are_pooled_and_devices_and_scales_kept_apart():
@@ -240,7 +245,7 @@ def test_hosts_are_pooled_and_devices_and_scales_kept_apart():
         timed("c", factor=10, machine=machine("m1")),
         timed("d", scale="smoke"),
     ]
-    paper, smoke = lineage_sections(runs, None)
+    paper, smoke = lineage_sections(runs)
     assert smoke.heading.startswith("Smoke")
     assert len(smoke.rows) == 4
     fast = {row.cells["hardware"]: row for row in paper.rows if row.cells["model"] == "Fast R-CNN"}
@@ -259,11 +264,11 @@ def test_the_readme_shows_the_three_generations():
 
 def test_notes_say_how_many_proposals_there_were():
     two = timed("two", metrics={"images": 2, "proposals": [100, 80]}, config_hash="1" * 12)
-    (section,) = lineage_sections([timed(), two], None)
+    (section,) = lineage_sections([timed(), two])
     assert "1 image, 1994 proposals each." in section.notes
     assert "2 images, 80 to 100 proposals each." in section.notes
     other = timed("other", metrics={"images": 1, "proposals": [300]}, config_hash="2" * 12)
-    (section,) = lineage_sections([timed(), other], None)
+    (section,) = lineage_sections([timed(), other])
     text = " ".join(section.notes)
     assert "1994" in text
     assert "300" in text
@@ -272,13 +277,13 @@ def test_notes_say_how_many_proposals_there_were():
 def test_what_is_not_a_lineage_or_failed_has_no_row():
     other = result("speed", kind="speed", experiment="speed-fcn8s", timings={"latency.xla": timing(1.0)}, config={})
     failed = timed("failed", status="failed", error="killed", timings={}, metrics={})
-    for sections in (lineage_sections, rpn_sections, recall_sections):
-        assert sections([], None) == []
-        assert sections([other, failed], None) == []
+    for found in ([], [other, failed]):
+        assert Lineage.sections(found) == {"rcnn_lineage_speed": [], "rpn_speed": []}
+        assert Train.sections(found)["rcnn_lineage_speed"] == Lineage.headline(found) == recall_sections(found) == []
 
 
 def test_stale_rows_say_so():
-    rows = rows_by(lineage_sections([timed()], lambda r: "c" * 12), "model")
+    rows = rows_by(lineage_sections([timed(versions={"experiments.lineage": 0})]), "model")
     assert {row.cells["code"] for row in rows.values()} == {"stale"}
 
 
@@ -286,7 +291,7 @@ def test_stale_rows_say_so():
 
 
 def test_rows_of_region_proposals():
-    rows = rows_by(rpn_sections([timed()], None), "what")
+    rows = rows_by(rpn_sections([timed()]), "what")
     printed = paper_value("faster_rcnn", "faster_rcnn.stages_vgg16").value
     search = paper_value("fast_rcnn", "fast_rcnn.stages_selective_search_vgg16").value["proposal"]
     expected = {
@@ -306,9 +311,9 @@ def test_rows_of_region_proposals():
 
 
 def test_region_proposals_that_were_not_timed_have_no_row():
-    assert list(rows_by(rpn_sections([timed(search=None)], None), "what"))[-1] == "whole Faster R-CNN"
-    assert list(rows_by(rpn_sections([timed(models=("rcnn", "fast_rcnn"))], None), "what")) == ["selective search"]
-    assert rpn_sections([timed(models=("rcnn",), search=None)], None) == []
+    assert list(rows_by(rpn_sections([timed(search=None)]), "what"))[-1] == "whole Faster R-CNN"
+    assert list(rows_by(rpn_sections([timed(models=("rcnn", "fast_rcnn"))]), "what")) == ["selective search"]
+    assert rpn_sections([timed(models=("rcnn",), search=None)]) == []
 
 
 # --- training and recall
@@ -321,9 +326,9 @@ def trained(run_id, model="faster_rcnn", score=0.5, recall=None, seconds=(8.0, 2
     metrics |= {"recall": recall} if recall else {}
     proposals = "" if model == "faster_rcnn" else "fast"
     base = {
-        "experiment": f"voc-{model}", "model": model, "dataset": VOC, "metrics": metrics, "init": None,
-        "config": {"type": "train_detector", "network": {"name": model}, "proposals": proposals},
-        "history": {"seconds": list(seconds)}, "input_size": (600, 1000),
+        "experiment": f"voc-{model}", "task": "detection", "model": model, "dataset": VOC, "metrics": metrics,
+        "config": {"kind": "train", "network": {"name": model}, "task": {"name": "detection", "proposals": proposals}},
+        "history": {"seconds": list(seconds)}, "input_size": (600, 1000), "init": None,
     }  # fmt: skip
     return result(run_id, **base | fields)
 
@@ -335,7 +340,7 @@ def covered(counts, half, most, average):
 def test_training_stands_below_with_its_parts_and_disk():
     parts = {"fine-tuning": 90.0, "features": 20.0, "SVMs": 6.0, "box regression": 4.0}
     more = {"training_seconds": parts, "feature_bytes": 4096}
-    rows = rows_by(lineage_sections([trained("a"), trained("b", "rcnn", 0.25, more=more)], None), "model")
+    rows = rows_by(training_sections([trained("a"), trained("b", "rcnn", 0.25, more=more)]), "model")
     assert {model: row.values["training_seconds"] for model, row in rows.items()} == {"faster_rcnn": 10, "rcnn": 120}
     assert [rows["rcnn"].cells[key] for key in ("images", "training", "each", "disk", "map", "seeds")] == [
         "20", "120", "6.00", "4.00", "25.0", "1",
@@ -346,22 +351,20 @@ def test_training_stands_below_with_its_parts_and_disk():
 
 def test_training_of_several_seeds_is_their_mean():
     runs = [trained("a", score=0.4, seconds=[10]), trained("b", score=0.6, seconds=[30], seed=1)]
-    (row,) = rows_by(lineage_sections(runs, None), "model").values()
+    (row,) = rows_by(training_sections(runs), "model").values()
     assert (row.cells["seeds"], row.cells["training"], row.cells["each"]) == ("2", "20.0", "1.00")
     assert row.cells["map"].startswith("50.0")
     assert row.files == ("results/voc-faster_rcnn/a.json", "results/voc-faster_rcnn/b.json")
 
 
 def test_training_without_images_or_of_others_has_no_row():
-    assert (
-        lineage_sections([trained("a", more={"train_images": 0}), trained("b", kind="eval"), result("c")], None) == []
-    )
+    assert training_sections([trained("a", more={"train_images": 0}), trained("b", kind="eval"), result("c")]) == []
 
 
 def test_recall_by_the_number_of_proposals():
     own = covered((10, 300), [0.5, 0.9], [0.2, 0.75], [0.3, 0.625])
     search = covered((10, 2000), [0.25, 1.0], [0.1, None], [0.2, 0.7])
-    (section,) = recall_sections([trained("a", recall=own), trained("b", "fast_rcnn", recall=search)], None)
+    (section,) = recall_sections([trained("a", recall=own), trained("b", "fast_rcnn", recall=search)])
     assert [column.title for column in section.columns if column.key.startswith("n")] == [
         "10 boxes", "300 boxes", "2000 boxes",
     ]  # fmt: skip
@@ -383,9 +386,9 @@ def test_recall_of_several_seeds_is_their_mean():
         trained("a", recall=covered((10,), [0.4], [0.2], [0.1])),
         trained("b", recall=covered((10,), [0.6], [0.3], [0.2]), seed=1),
     ]
-    (section,) = recall_sections(runs, None)
+    (section,) = recall_sections(runs)
     assert [row.cells["n10"].split(" ")[0] for row in section.rows] == ["50.0", "25.0", "15.0"]
 
 
 def test_without_proposals_there_is_no_recall():
-    assert recall_sections([trained("a"), trained("b", "rcnn")], None) == []
+    assert recall_sections([trained("a"), trained("b", "rcnn")]) == []

@@ -9,8 +9,8 @@ from pycocotools import mask as coco_mask
 
 from repro.data.base import Sample
 from repro.data.instance import MASK_SIDE, MirrorInstances, fit_instances
+from repro.data.masks import crop_mask
 from repro.errors import ReproError
-from repro.masks import crop_mask
 from repro.models.fpn import PyramidPool, levels_of
 from repro.ops.masks import mask_targets
 from repro.ops.roi import roi_align

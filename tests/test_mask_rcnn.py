@@ -11,14 +11,20 @@ import numpy as np
 import pytest
 from mask_worker import MAX_BOXES, NUM_CLASSES, OPTIONS, SMALL, VALID, batch_of, learner_of
 from parity_worker import fill
+from support import scores
 
 from repro import backend, registry
+from repro.data.catalog import open_dataset
+from repro.data.instance import fit_instances
 from repro.errors import ReproError
+from repro.experiments.architectures import describe
 from repro.facts import paper_value
-from repro.harness.inspection import describe
 from repro.models import fpn, mask_rcnn, resnet
 from repro.ops.masks import mask_targets
 from repro.ops.matching import match
+from repro.records.settings import Data, Network
+from repro.tasks import Instance
+from repro.tasks.base import Training
 
 TOLERANCE = 1e-4
 FORMS = pytest.mark.parametrize("name", OPTIONS)
@@ -328,23 +334,18 @@ def test_switches_change_what_is_computed_and_nothing_else(name, switch, options
 
 
 def test_learns_pictures_by_heart():
-    """Boxes and masks of two pictures, by the harness's own compiled step, which never compiles again."""
-    from repro.data.base import open_dataset
-    from repro.data.instance import fit_instances
-    from repro.harness.config import Data, Network, TrainInstance
-    from repro.harness.detect import copy_weights
-    from repro.harness.instance import detector_of, evaluate, instances_of, make_learner
-
+    """Boxes and masks of two pictures, by the suite's own compiled step, which never compiles again."""
     options = {"image_size": 64, "max_objects": 2, "min_scale": 0.4, "max_scale": 0.6, "test_size": 2}
     dataset = open_dataset("shapes", **options)
     records = [fit_instances(dataset.sample("test", index), (64, 64), 2) for index in range(2)]
     settings = {**OPTIONS["mask_rcnn_fpn"], "max_boxes": 2, "rois": 16, "score_threshold": 0.3, "rpn_sample": 32}
     network = Network(name="mask_rcnn_fpn", width=1 / 8, depth=0.1, input_size=(64, 64), options=settings)
-    config = TrainInstance(
+    task = Instance(recall_counts=(10,))
+    training = Training(
         network=network, data=Data(name="shapes", options=options), recipe="suite", epochs=1, batch_size=2,
         optimizer="adamw", learning_rate=3e-3, schedule="cosine", warmup=0.05, clip_norm=1.0,
     )  # fmt: skip
-    learner = make_learner(config, len(dataset.info.classes), 0, 150, records)
+    learner = task.learner(training, len(dataset.info.classes), 0, 150, records)
     batch = {key: np.stack([record[key] for record in records]) for key in records[0]}
     empty = {**batch, "boxes": 0 * batch["boxes"], "classes": 0 * batch["classes"] - 1, "masks": 0 * batch["masks"]}
     calls, whole = [], learner.compute_loss
@@ -356,9 +357,9 @@ def test_learns_pictures_by_heart():
         learner.train_on_batch(batch)
     assert traced > 0
     assert len(calls) == traced  # Python runs while a program is made, and never again
-    detector = detector_of(config, len(dataset.info.classes), 3)
-    copy_weights(learner.network, detector.network)
-    found = evaluate(list(instances_of(detector, records, 2)), dataset, "test", (10,))
+    predictor = task.predictor(network, training.data, len(dataset.info.classes), 3)
+    predictor.load(learner.network)
+    found = scores(task, predictor, records, dataset, "test")
     assert found["map"] > 0.9
     assert found["mask_ap50"] > 0.9
     assert found["mask_iou_mean"] > 0.75

@@ -11,8 +11,8 @@ from messages import one_line
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
+from repro.data.masks import crop_mask, decode_rle, encode_rle, paste_mask, run_lengths
 from repro.errors import ReproError
-from repro.masks import crop_mask, decode_rle, encode_rle, paste_mask, run_lengths
 
 SEEDS = st.integers(0, 10**6)
 

@@ -21,14 +21,14 @@ from parity_worker import (
 
 from repro import backend, registry
 from repro.data.base import VOID
+from repro.engine import checkpoint
 from repro.errors import ReproError
+from repro.experiments.architectures import describe
 from repro.facts import paper_value
-from repro.harness import checkpoint
-from repro.harness.inspection import describe
-from repro.harness.learner import inference_of
 from repro.models import vgg
 from repro.ops.image import Crop, PatchConv2D, Upscore
 from repro.peers.vgg import PEERS
+from repro.tasks.networks import inference_part
 
 # of detectors with NUM_CLASSES classes on SIZE: a map of 3x4, 6 anchors a position
 _HEADS = {"scores": [10, NUM_CLASSES + 1], "deltas": [10, 4 * (NUM_CLASSES + 1)]}
@@ -385,7 +385,7 @@ def test_heads_of_training_share_the_weights_of_inference():
     """Names are the same, so that what was trained with the heads is loaded without them; scores are the same too."""
     trained, plain = (registry.build("googlenet", **SMALL, channels=3, heads=heads) for heads in ("train", "infer"))
     fill(trained)
-    inference = inference_of(trained)
+    inference = inference_part(trained)
     assert set(trained.output) == {"scores", "aux1", "aux2"}
     assert set(inference.output) == set(plain.output) == {"scores"}
     assert checkpoint.load_weights(plain, checkpoint.weights_of(inference), "test") == len(plain.weights)

@@ -8,7 +8,7 @@ from messages import one_line
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from repro.data.base import open_dataset
+from repro.data.catalog import open_dataset
 from repro.data.nuclei import Nuclei
 from repro.errors import NoDataError, ReproError
 

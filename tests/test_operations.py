@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import cv2
-import msgspec
 import numpy as np
 import pytest
 from test_nms import sequential_class_nms, sequential_nms
@@ -16,46 +15,52 @@ from test_tables import machine, result, timing
 
 from repro import backend
 from repro.errors import ReproError
-from repro.harness import operations as harness
-from repro.harness.config import Data, Operations
-from repro.harness.record import read_results
-from repro.harness.run import Job
-from repro.harness.worker import execute
+from repro.experiments.nms_speed import NMSSpeed, same_boxes
+from repro.experiments.operations import Comparison
+from repro.experiments.roi_speed import RoISpeed, relative_differences
+from repro.experiments.search_speed import SearchSpeed
 from repro.peers import nms as nms_peers
 from repro.peers import roi as roi_peers
 from repro.peers import selective_search as search_peers
-from repro.report.operations import operation_sections
+from repro.records.result import read_results, write_result
+from repro.records.run import Run
+from repro.records.settings import Data
 from repro.report.render import Table, to_csv, to_latex, to_markdown
 
 IMAGE, LARGE = (128, 160), (320, 480)
 QUICK = {"warmup": 1, "repetitions": 3, "seconds": 1.0}
 SHAPES = Data(name="shapes", options={"image_size": (48, 64), "max_objects": 2, "test_size": 3})
 TINY = {
-    "nms": Operations(
-        part="nms",
+    "nms": NMSSpeed(
         sizes={"image": IMAGE, "rpn_train": (300, 60), "rpn_test": (100, 20), "detector": (30, 4, 10),
                "yolo": (4, 4, 10)}, **QUICK,
     ),
-    "roi": Operations(part="roi", sizes={"image": IMAGE, "channels": 4, "rois": 20, "trained": 6}, **QUICK),
-    "selective_search": Operations(
-        part="selective_search", sizes={"width": 80, "boxes": 40, "min_side": 8}, data=SHAPES, images=2, **QUICK
+    "roi": RoISpeed(sizes={"image": IMAGE, "channels": 4, "rois": 20, "trained": 6}, **QUICK),
+    "selective_search": SearchSpeed(
+        sizes={"width": 80, "boxes": 40, "min_side": 8}, data=SHAPES, images=2, **QUICK
     ),
 }  # fmt: skip
 ON_TENSORFLOW = pytest.mark.skipif(backend.name() != "tensorflow", reason="TensorFlow is not the backend")
 OPENCV = pytest.mark.skipif(not hasattr(cv2, "ximgproc"), reason="this OpenCV has no ximgproc")
 
 
-def finished(folder, config, name="tiny"):
+def finished(folder, kind):
     """The one result of a run in a folder."""
     heard = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REPRO_RESULTS", str(folder))
-        job = Job(experiment=name, config=config, profile="smoke", backend=backend.name(), seeds=[0])
-        execute(job, lambda fraction, note: heard.append(fraction))
+        run = Run("tiny", kind, 0, profile="smoke", backend=backend.name())
+        (outcome,) = kind.run([run], lambda fraction, note: heard.append(fraction))
+        write_result(folder, run.result(outcome))
     assert heard == sorted(heard)
     assert heard[-1] == 1
     (found,) = read_results(folder)
     return found
+
+
+def sections_of(*results):
+    """What the three kinds make of results."""
+    return [section for kind in (NMSSpeed, RoISpeed, SearchSpeed) for section in kind.sections(results)["peers"]]
 
 
 @pytest.fixture(scope="module", params=list(TINY))
@@ -224,7 +229,7 @@ def test_a_run_times_ours_beside_peers_that_agree(run):
 
 
 def test_a_run_fills_its_section(run):
-    (section,) = operation_sections([run], None)
+    (section,) = sections_of(run)
     peers = {row.values["peer"] for row in section.rows}
     expected = {key.partition(".")[2] for key in run.metrics["ratio"]}
     assert peers - {""} == expected
@@ -239,23 +244,23 @@ def test_selective_search_without_ximgproc_goes_on_alone(tmp_path, monkeypatch):
     assert found.timings.keys() == {"selective_search.ours"}
     assert found.timings["selective_search.ours"].n == 2
     assert found.metrics["recall"].keys() == {"ours"}
-    (section,) = operation_sections([found], None)
+    (section,) = sections_of(found)
     (row,) = section.rows
     assert row.cells["peer"] == row.cells["ratio"] == ""
     assert row.cells["ours_0.5"]
     assert any("OpenCV (" in note and "has no ximgproc" in note for note in section.notes)
 
 
-def test_settings_that_cannot_be_are_refused(tmp_path, monkeypatch):
+def test_settings_that_cannot_be_are_refused(tmp_path):
     with pytest.raises(ReproError, match="size of nms"):
-        harness.sizes_of(Operations(part="nms", sizes={"rois": 3}))
-    assert harness.sizes_of(Operations(part="roi", sizes={"rois": 3}))["channels"] == 512
-    with pytest.raises(ReproError, match="no images"):
-        finished(tmp_path / "results", Operations(part="selective_search"))
+        finished(tmp_path / "results", NMSSpeed(sizes={"rois": 3}))
+    assert RoISpeed(sizes={"rois": 3}).all_sizes()["channels"] == 512
+    with pytest.raises(TypeError, match="data"):
+        SearchSpeed()
 
 
 def test_a_reason_is_given_only_where_ours_is_slower():
-    found = harness.Found()
+    found = Comparison(NMSSpeed())
     found.add("yolo", "YOLO", {"ours": timing(2.0), "tf_image": timing(1.0), "keras_cv": timing(4.0)})
     assert found.ratio == {"yolo.tf_image": 2.0, "yolo.keras_cv": 0.5}
     assert found.why.keys() == {"yolo.tf_image"}
@@ -263,10 +268,10 @@ def test_a_reason_is_given_only_where_ours_is_slower():
 
 def test_agreement_is_that_of_sets_and_of_the_largest_value():
     a, b = np.array([1, 2, 3]), np.array([3, 2, 9, 4])
-    assert harness._same_boxes((a,), (b,)) == {"kept": 2 / 5}
-    assert harness._same_boxes((a[:0],), (b[:0],)) == {"kept": 1.0}
+    assert same_boxes((a,), (b,)) == {"kept": 2 / 5}
+    assert same_boxes((a[:0],), (b[:0],)) == {"kept": 1.0}
     values = np.array([1.0, -4.0]), np.array([1.0, -4.4])
-    assert harness._relative_differences((values[0], None), (values[1], None)) == {"values": pytest.approx(0.4 / 4.4)}
+    assert relative_differences((values[0], None), (values[1], None)) == {"values": pytest.approx(0.4 / 4.4)}
 
 
 OTHER = [name for name in backend.installed() if name != backend.name()]
@@ -275,12 +280,14 @@ OTHER = [name for name in backend.installed() if name != backend.name()]
 @pytest.mark.parametrize("name", OTHER)
 @pytest.mark.parametrize("part", ["nms", "roi"])
 def test_the_other_backend_agrees_too(tmp_path, name, part):
-    job = Job(experiment="elsewhere", config=TINY[part], profile="smoke", backend=name, seeds=[0])
-    (tmp_path / "job.json").write_bytes(msgspec.json.encode(job))
     environment = {**os.environ, "KERAS_BACKEND": name, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1"}
-    environment |= {"REPRO_RESULTS": str(tmp_path / "results"), "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "repro.harness.worker", str(tmp_path / "job.json")]
-    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    environment |= {"PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:2]))}
+    code = f"""from pathlib import Path
+from repro import backend
+backend.select()
+from test_operations import TINY, finished
+finished(Path({str(tmp_path / "results")!r}), TINY[{part!r}])"""
+    process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr[-3000:]
     (found,) = read_results(tmp_path / "results")
     agreement = [gaps for key, gaps in found.metrics["agreement"].items() if "crop" not in key]
@@ -307,14 +314,14 @@ def nms_run(run_id, ours=10.0, **fields):
     timings |= {"yolo.ours": timing(ours), "yolo.tf_image": timing(4.0, n=7)}
     base = {
         "kind": "peer", "experiment": "operations-nms", "model": "nms", "dataset": None, "init": None,
-        "config": {"type": "operations", "part": "nms"}, "metrics": metrics, "timings": timings, "scale": "paper",
+        "config": {"kind": "nms_speed"}, "metrics": metrics, "timings": timings, "scale": "paper",
         "variant": "", "protocol": {"spread": "median"},
     }  # fmt: skip
     return result(run_id, **base | fields)
 
 
 def test_rows_show_ratio_why_and_who_is_absent():
-    (section,) = operation_sections([nms_run("a")], None)
+    (section,) = sections_of(nms_run("a"))
     assert section.heading == "Non-maximum suppression, paper scale"
     cells = {row.cells["model"].partition(":")[0]: row.cells for row in section.rows}
     assert [cells["YOLO"][key] for key in ("ours", "peer", "theirs", "n", "ratio", "agreement")] == [
@@ -335,7 +342,7 @@ def test_rows_show_ratio_why_and_who_is_absent():
 def test_runs_are_pooled_and_the_worst_agreement_is_shown():
     worse = nms_run("b", ours=14.0, machine=machine("m2"))
     worse.metrics["agreement"]["rpn_test.tf_image"] = {"kept": 0.9}
-    (section,) = operation_sections([nms_run("a"), worse], None)
+    (section,) = sections_of(nms_run("a"), worse)
     row = next(row for row in section.rows if row.values["case"] == "rpn_test")
     assert row.values["ours_over_peer"] == pytest.approx(0.6)
     assert row.values["ours_median"] == pytest.approx(12)
@@ -345,7 +352,7 @@ def test_runs_are_pooled_and_the_worst_agreement_is_shown():
 
 def test_differences_of_values_and_gradients_and_what_is_another_operation():
     run = nms_run(
-        "a", model="roi", config={"type": "operations", "part": "roi"},
+        "a", model="roi", config={"kind": "roi_speed"},
         metrics={
             "cases": {"roi_max_pool_train": "RoI max pooling"}, "absent": {}, "why": {},
             "ratio": {"roi_max_pool_train.second": 0.5, "roi_max_pool_train.crop_and_resize": 2.0},
@@ -354,7 +361,7 @@ def test_differences_of_values_and_gradients_and_what_is_another_operation():
         },
         timings={f"roi_max_pool_train.{who}": timing(1.0) for who in ("ours", "second", "crop_and_resize")},
     )  # fmt: skip
-    (section,) = operation_sections([run], None)
+    (section,) = sections_of(run)
     second, crop = section.rows
     assert second.cells["agreement"] == "values 0e+00, gradient 2e-07"
     assert crop.cells["agreement"] == ""
@@ -365,7 +372,7 @@ def test_differences_of_values_and_gradients_and_what_is_another_operation():
 
 def test_recalls_of_both_stand_in_the_row_of_selective_search():
     run = nms_run(
-        "a", model="selective_search", config={"type": "operations", "part": "selective_search"},
+        "a", model="selective_search", config={"kind": "search_speed"},
         metrics={
             "cases": {"selective_search": "Selective search, fast"}, "absent": {}, "why": {}, "agreement": {},
             "ratio": {"selective_search.opencv": 0.5},
@@ -374,7 +381,7 @@ def test_recalls_of_both_stand_in_the_row_of_selective_search():
         },
         timings={"selective_search.ours": timing(0.5, "s", 40), "selective_search.opencv": timing(1.0, "s", 40)},
     )  # fmt: skip
-    (section,) = operation_sections([run], None)
+    (section,) = sections_of(run)
     (row,) = section.rows
     names = ("ours_0.5", "peer_0.5", "ours_0.7", "peer_0.7", "ours_boxes", "peer_boxes", "ratio")
     assert [row.cells[name] for name in names] == ["90.0", "80.0", "75.0", "", "1800", "1100", "0.500"]
@@ -383,7 +390,7 @@ def test_recalls_of_both_stand_in_the_row_of_selective_search():
 
 
 def test_others_and_failures_have_no_row():
-    other = result("a", kind="peer", config={"type": "peer"}, metrics={})
-    assert operation_sections([other, nms_run("b", status="failed", metrics={})], None) == []
-    stale = operation_sections([nms_run("a")], lambda r: "c" * 12)[0]
+    other = result("a", kind="peer", config={"kind": "peer"}, metrics={})
+    assert sections_of(other, nms_run("b", status="failed", metrics={})) == []
+    (stale,) = sections_of(nms_run("a", versions={"experiments.nms_speed": 0}))
     assert {row.cells["code"] for row in stale.rows} == {"stale"}

@@ -11,9 +11,9 @@ from messages import one_line
 
 from repro.data.base import VOID, Info, Sample
 from repro.data.camvid import CamVid
+from repro.drawing.palette import colourise, decolourise, voc_colormap
 from repro.errors import ReproError
 from repro.report import overlays
-from repro.report.palette import colourise, decolourise, voc_colormap
 
 CAMVID = CamVid.info.palette
 DUBAI = ((60, 16, 152), (132, 41, 246), (110, 193, 228), (254, 221, 58), (226, 169, 41))

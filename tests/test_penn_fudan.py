@@ -13,7 +13,7 @@ from messages import one_line
 from PIL import Image
 
 from repro.data import penn_fudan
-from repro.data.base import open_dataset
+from repro.data.catalog import open_dataset
 from repro.data.penn_fudan import PennFudan
 from repro.errors import NoDataError, ReproError
 
@@ -105,7 +105,7 @@ def remove(*names):
 @pytest.mark.parametrize(
     ("damage", "parts"),
     [
-        (remove("PedMasks/PennPed00001_mask.png"), ["PennPed00001.png has no map of instances"]),
+        (remove("PedMasks/PennPed00001_mask.png"), ["PennPed00001.png has no mask"]),
         (remove("PNGImages/PennPed00001.png", "PNGImages/PennPed00080.png"), ["_mask.png has no image, like 1 more"]),
         (lambda folder: (folder / "PedMasks").rename(folder / "masks"), ["PedMasks does not exist"]),
         (
@@ -118,7 +118,7 @@ def remove(*names):
         ),
         (
             lambda folder: [path.unlink() for stem in SPLITS["val"] for path in folder.glob(f"P*/{stem}*")],
-            ["holds no image of the split val"],
+            ["holds no images of the split val"],
         ),
     ],
 )

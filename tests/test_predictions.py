@@ -15,17 +15,20 @@ from pycocotools.cocoeval import COCOeval
 from test_cli import assert_refused, repro
 
 from repro import paths
-from repro.data.base import open_dataset
+from repro.data.catalog import open_dataset
 from repro.data.coco import CATEGORY_IDS
+from repro.data.masks import encode_rle
 from repro.data.voc import CLASSES
 from repro.errors import NoDataError, ReproError
-from repro.experiments.cite import cite
-from repro.harness.predictions import categories_of, score_predictions
-from repro.harness.record import read_results
-from repro.harness.run import current_code_hash
-from repro.masks import encode_rle
+from repro.experiments import KINDS
+from repro.experiments.predictions import categories_of, predictions_for
 from repro.metrics.coco import NAMES
+from repro.records.result import read_results
+from repro.records.versions import is_stale
 from repro.report import readme, tables
+from repro.runner.adhoc import scored_predictions
+from repro.runner.cite import cite
+from repro.runner.publish import table_of
 
 SIZE = (12, 16)
 PHOTO = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
@@ -106,7 +109,7 @@ def folder_of(tmp_path, lines):
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_coco_scores_are_those_of_pycocotools(coco, tmp_path, kind):
     path = written(tmp_path, GOOD)
-    metrics = score_predictions("coco2017", "val", path).metrics
+    metrics = scored_predictions("coco2017", "val", path).metrics
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(coco / "annotations" / "instances_val2017.json")
         for each in truth.dataset["annotations"]:  # the fixture's figures are not the masks'
@@ -122,7 +125,7 @@ def test_coco_scores_are_those_of_pycocotools(coco, tmp_path, kind):
 
 
 def test_the_other_scores_of_a_coco_file(coco, tmp_path):
-    result = score_predictions("coco2017", "val", written(tmp_path, GOOD))
+    result = scored_predictions("coco2017", "val", written(tmp_path, GOOD))
     found = result.metrics
     # VOC's rules know no crowds: the first of three dogs is wrong, so that precision is 2/3 at the end; COCO's do
     assert (found["map"], found["map_11_point"]) == (pytest.approx(5 / 6), pytest.approx(5 / 6))
@@ -137,7 +140,7 @@ def test_the_other_scores_of_a_coco_file(coco, tmp_path):
 
 def test_masks_are_scored_where_every_detection_has_one(coco, tmp_path):
     without = [{name: value for name, value in GOOD[0].items() if name != "segmentation"}, *GOOD[1:]]
-    result = score_predictions("coco2017", "val", written(tmp_path, without))
+    result = scored_predictions("coco2017", "val", written(tmp_path, without))
     assert not any(name.startswith("mask_") for name in result.metrics)
     assert result.protocol["masks"] == "not scored: 1 of 5 detections have none"
     assert result.metrics["coco_ap"] is not None
@@ -145,9 +148,9 @@ def test_masks_are_scored_where_every_detection_has_one(coco, tmp_path):
 
 def test_masks_without_boxes_have_the_boxes_around_them(coco, tmp_path):
     """As in COCO's own results of instances."""
-    plain = score_predictions("coco2017", "val", written(tmp_path, GOOD)).metrics
+    plain = scored_predictions("coco2017", "val", written(tmp_path, GOOD)).metrics
     alone = [{name: value for name, value in each.items() if name != "bbox"} for each in GOOD]
-    assert score_predictions("coco2017", "val", written(tmp_path, alone)).metrics == plain
+    assert scored_predictions("coco2017", "val", written(tmp_path, alone)).metrics == plain
 
 
 @pytest.mark.parametrize(
@@ -160,20 +163,20 @@ def test_masks_without_boxes_have_the_boxes_around_them(coco, tmp_path):
 def test_what_has_no_place_is_named(coco, tmp_path, change, told):
     bad = {name: value for name, value in (GOOD[0] | change).items() if name != "bbox"}
     with pytest.raises(ReproError) as error:
-        score_predictions("coco2017", "val", written(tmp_path, [bad]))
+        scored_predictions("coco2017", "val", written(tmp_path, [bad]))
     one_line(error, "entry [0]", told)
 
 
 def test_ids_are_compared_as_text_and_fields_of_others_passed_over(coco, tmp_path):
-    plain = score_predictions("coco2017", "val", written(tmp_path, GOOD)).metrics
+    plain = scored_predictions("coco2017", "val", written(tmp_path, GOOD)).metrics
     text = [each | {"image_id": str(each["image_id"]), "id": 7, "area": 3.5} for each in GOOD]
-    assert score_predictions("coco2017", "val", written(tmp_path, text)).metrics == plain
+    assert scored_predictions("coco2017", "val", written(tmp_path, text)).metrics == plain
 
 
 def test_voc_scores(voc, tmp_path):
     """The dog (2, 1, 9, 11) of a is found at once and once more; of b only after a wrong box: precision 1, 1/2, 2/4."""
     dogs = ["a 0.9 3 2 9 11", "a 0.8 3 2 9 10", "", "b 0.7 12 2 16 11", "  b 6e-1 3.0 2 9 11  "]
-    result = score_predictions("voc2007", "test", folder_of(tmp_path, {"dog": dogs, "person": ["b 0.5 1 1 4 4"]}))
+    result = scored_predictions("voc2007", "test", folder_of(tmp_path, {"dog": dogs, "person": ["b 0.5 1 1 4 4"]}))
     found = result.metrics
     assert found["per_class"]["dog"] == {"ap": pytest.approx((1 + 0.5) / 2), "objects": 2}
     assert found["map"] == pytest.approx(0.75)  # a difficult person is nobody to find
@@ -186,7 +189,7 @@ def test_voc_scores(voc, tmp_path):
 def test_voc_data_takes_coco_files_and_coco_data_voc_files(voc, tmp_path):
     dog = CLASSES.index("dog") + 1
     boxes = [entry("a", dog, (2, 1, 7, 10)), entry("b", dog, (2, 1, 7, 10), 0.4)]
-    assert score_predictions("voc2007", "test", written(tmp_path, boxes)).metrics["map"] == pytest.approx(1)
+    assert scored_predictions("voc2007", "test", written(tmp_path, boxes)).metrics["map"] == pytest.approx(1)
 
 
 def test_category_ids():
@@ -210,22 +213,25 @@ def test_the_command_prints_scores_and_keeps_a_result_of_no_model(coco, tmp_path
     assert (result.kind, result.model, result.backend, result.status) == ("eval", "predictions", "none", "ok")
     assert (result.dataset.name, result.dataset.split, result.dataset.official) == ("coco2017", "val", False)
     assert result.config["predictions"] == str(path)
-    assert result.code_hash == current_code_hash(result)
+    assert (result.profile, result.task) == ("cpu", "predictions")
+    assert result.versions == predictions_for("coco2017", "val", path).versions()
+    assert {"experiments.predictions", "data.coco", "metrics.coco", "metrics.instance"} <= result.versions.keys()
+    assert not is_stale(result.versions)
     assert "eval of predictions on coco2017 val" in cite(result.run_id)
     # a second time, and another file, are other results
-    score_predictions("coco2017", "val", path)
-    score_predictions("coco2017", "val", written(tmp_path, GOOD[:3]))
+    scored_predictions("coco2017", "val", path)
+    scored_predictions("coco2017", "val", written(tmp_path, GOOD[:3]))
     hashes = [each.config_hash for each in read_results(paths.results_dir())]
     assert sorted(map(hashes.count, set(hashes))) == [1, 2]
 
 
 def test_no_table_takes_it_for_a_model_of_ours(coco, voc, tmp_path):
-    score_predictions("coco2017", "val", written(tmp_path, GOOD))
-    score_predictions("voc2007", "test", folder_of(tmp_path, {"dog": ["a 0.9 3 2 9 11"]}))
+    scored_predictions("coco2017", "val", written(tmp_path, GOOD))
+    scored_predictions("voc2007", "test", folder_of(tmp_path, {"dog": ["a 0.9 3 2 9 11"]}))
     results = read_results(paths.results_dir())
     assert len(results) == 2
-    assert readme.headline(results) == readme.headline([])
-    with_them, without = (tables.render_all(found, (), current_code_hash) for found in (results, []))
+    assert readme.headline(KINDS, results) == readme.headline(KINDS, [])
+    with_them, without = (tables.render_all(KINDS, found, (), table_of) for found in (results, []))
     assert with_them == without
     assert repro("tables").status == 0
     assert "predictions" not in (paths.tables_dir() / "README.md").read_text()
@@ -334,7 +340,7 @@ def test_what_cannot_be_scored_is_refused(coco, tmp_path):
         answer = repro("eval", "--data", data, "--split", split, "--predictions", file)
         assert_refused(answer, culprit, ". ")
     with pytest.raises(NoDataError):
-        score_predictions("nuclei", "test", written(tmp_path, [entry(category=1)]))
+        scored_predictions("nuclei", "test", written(tmp_path, [entry(category=1)]))
     assert not paths.results_dir().exists()
 
 
@@ -357,5 +363,5 @@ def test_impossible_combinations_are_refused(tmp_path, arguments, cure):
 def test_a_damaged_data_set_is_refused_before_a_result_is_written(coco, tmp_path):
     (coco / "val2017" / "000000000397.jpg").write_bytes(b"<html>")
     with pytest.raises(ReproError, match=r"000000000397\.jpg"):
-        score_predictions("coco2017", "val", written(tmp_path, GOOD))
+        scored_predictions("coco2017", "val", written(tmp_path, GOOD))
     assert not paths.results_dir().exists()

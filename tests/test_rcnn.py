@@ -1,6 +1,7 @@
 """R-CNN: its network, its regions and labels, its features on disk, and a whole small run."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -8,24 +9,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from messages import one_line
+from support import run_kind
 from test_boxes import loop_decode, loop_encode, loop_iou
 from test_nms import sequential_class_nms
 
 from repro import backend, registry
-from repro.data.base import Sample, open_dataset
+from repro.data.base import Sample
+from repro.data.catalog import open_dataset
+from repro.engine.checkpoint import load_arrays, load_weights, read_card
 from repro.errors import ReproError
+from repro.experiments.architectures import describe
+from repro.experiments.train import Train
 from repro.facts import paper_value
-from repro.harness import rcnn as harness
-from repro.harness.checkpoint import load_arrays, load_weights, sha256_of
-from repro.harness.config import Data, Network, TrainRCNN
-from repro.harness.detect import truth_of
-from repro.harness.inspection import describe
-from repro.harness.record import read_results
-from repro.harness.run import Job, checkpoint_path
-from repro.harness.worker import execute
+from repro.files import sha256_of
 from repro.metrics.detection import voc_ap
 from repro.models import rcnn, vgg
 from repro.proposals.cache import Proposals, proposals_of
+from repro.records.run import Run, weights_path
+from repro.records.settings import Data, Network
+from repro.tasks import RCNN, regions
+from repro.tasks.objects import objects_of
 
 SIDE, CLASSES = 32, 3
 SMALL = {"num_classes": CLASSES, "input_size": (SIDE, SIDE), "channels": 3, "width": 1 / 32, "depth": 0.3}
@@ -94,8 +97,13 @@ def test_the_context_is_the_same_share_at_every_side(x, y, width, height):
     np.testing.assert_allclose([width, height], 192 / 224 * sides, rtol=1e-6)
 
 
+TASK = RCNN(search={"width": None, "min_side": 8, "workers": 1}, num_proposals=12)
+
+
 class Scenes:
     """A data set of a few given samples."""
+
+    info = SimpleNamespace(classes=("a", "b", "c"))
 
     def __init__(self, samples):
         self._samples = samples
@@ -120,19 +128,11 @@ def images(monkeypatch):
 
     def make(samples, proposals, limit=None, side=SIDE):
         found = Proposals([(np.array(boxes, "float32").reshape(-1, 4), 0.5) for boxes in proposals])
-        monkeypatch.setattr(harness, "proposals_of", lambda *a, limit, **o: found)
-        config = training(network=Network(name="rcnn", input_size=(side, side)))
-        return harness.Images(Scenes(samples), "train", config, limit)
+        monkeypatch.setattr(regions, "proposals_of", lambda *a, limit, **o: found)
+        network = Network(name="rcnn", input_size=(side, side))
+        return TASK.records(network, Data(name="shapes"), Scenes(samples), "train", limit)
 
     return make
-
-
-def training(**settings):
-    base = dict(
-        data=Data(name="shapes"), recipe="suite", epochs=1, batch_size=8, optimizer="adamw", learning_rate=1e-3,
-        proposals="fast", search={"width": None, "min_side": 8, "workers": 1}, num_proposals=12,
-    )  # fmt: skip
-    return TrainRCNN(**base | settings)
 
 
 def test_regions_show_the_proposal_in_its_context(images):
@@ -178,7 +178,7 @@ def labels_by_region(records):
 def test_labels_are_by_an_iou_of_half_and_a_quarter_is_positive(images):
     sample = scene(OBJECTS, [2, 0], difficult=[False, True])
     made = images([sample, scene()], [NEAR, FAR])
-    records = harness.RegionRecords(made, seed=0)
+    records = regions.RegionRecords(made, seed=0)
     found = labels_by_region(records)
     expected = {}
     for index, boxes in ((0, [OBJECTS[0], *NEAR]), (1, FAR)):
@@ -197,12 +197,12 @@ def test_a_proposal_belongs_to_the_object_it_covers_best(images):
     sample = scene([[0, 0, 40, 20], [0, 8, 40, 28]], [0, 2])
     made = images([sample], [[[0, 5, 40, 25]]])
     region = made.regions(0, np.array([[0, 5, 40, 25]], "float32"))[0].tobytes()
-    assert labels_by_region(harness.RegionRecords(made, seed=0))[region] == 3
+    assert labels_by_region(regions.RegionRecords(made, seed=0))[region] == 3
 
 
 def test_the_sample_of_backgrounds_is_a_function_of_the_seed(images):
     made = images([scene(OBJECTS[:1], [1]), scene()], [NEAR[2:], FAR])
-    first, again, other = (labels_by_region(harness.RegionRecords(made, seed)) for seed in (0, 0, 1))
+    first, again, other = (labels_by_region(regions.RegionRecords(made, seed)) for seed in (0, 0, 1))
     assert list(first.items()) == list(again.items())
     assert sorted(first.values()) == sorted(other.values()) == [0, 0, 0, 2]
     assert {region for region, label in first.items() if label} == {region for region, label in other.items() if label}
@@ -211,7 +211,7 @@ def test_the_sample_of_backgrounds_is_a_function_of_the_seed(images):
 
 def test_where_backgrounds_are_few_all_are_shown(images):
     made = images([scene(OBJECTS, [1, 0])], [NEAR])
-    assert sorted(labels_by_region(harness.RegionRecords(made, 0)).values()) == [0, 0, 1, 2, 2]
+    assert sorted(labels_by_region(regions.RegionRecords(made, 0)).values()) == [0, 0, 1, 2, 2]
 
 
 # --- from features to boxes
@@ -223,17 +223,17 @@ def some_boxes(rng, count, size=(60, 80)):
 
 
 def test_features_go_through_the_network_some_at_a_time(monkeypatch):
-    monkeypatch.setattr(harness, "REGIONS", 4)
+    monkeypatch.setattr(regions, "REGIONS", 4)
     backend.set_seed(0)
-    network = registry.build("rcnn", **SMALL)
-    regions = np.random.default_rng(0).integers(0, 256, (10, SIDE, SIDE, 3), dtype=np.uint8)
-    expected = network(regions.astype("float32"), training=False)
-    found = harness.features_of(network, regions)
+    predictor = regions.RegionPredictor(registry.build("rcnn", **SMALL), num_proposals=12)
+    shown = np.random.default_rng(0).integers(0, 256, (10, SIDE, SIDE, 3), dtype=np.uint8)
+    expected = predictor.network(shown.astype("float32"), training=False)
+    found = predictor.features(shown)
     assert found.keys() == {"scores", "features", "pool5"}
     for name, values in found.items():
         np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-5)
         assert np.ptp(values, axis=0).max() > 0
-    for name, values in harness.features_of(network, regions[:0]).items():
+    for name, values in predictor.features(shown[:0]).items():
         assert values.shape == (0, expected[name].shape[1])
 
 
@@ -244,38 +244,46 @@ def test_overlaps_are_the_highest_of_each_class():
     for p, proposal in enumerate(proposals):
         for box, kind in zip(truth, classes, strict=True):
             expected[p, kind] = max(expected[p, kind], loop_iou(proposal, box))
-    found = harness.overlaps_of(proposals, truth, classes, 4)
+    found = regions.class_overlaps(proposals, truth, classes, 4)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert found.dtype == "float32"
     assert (found[:, [0, 2]] > 0).any(axis=0).all()
-    assert not harness.overlaps_of(proposals, truth[:0], classes[:0], 4).any()
+    assert not regions.class_overlaps(proposals, truth[:0], classes[:0], 4).any()
 
 
-def test_lessons_are_the_regions_close_to_an_object(monkeypatch):
+def test_examples_are_the_regions_close_to_an_object(monkeypatch):
     truth, classes = np.array([[0, 0, 40, 20], [40, 20, 60, 60]], "float32"), np.array([2, 0])
     moved = [[0, 0, 40, 12], [0, 0, 40, 13], [4, 0, 40, 20], [44, 22, 62, 60], [20, 0, 60, 20]]  # the first is at 0.6
-    regions = np.concatenate([np.array(moved, "float32"), truth])
+    boxes = np.concatenate([np.array(moved, "float32"), truth])
     features = np.arange(7 * 5, dtype="float32").reshape(7, 5)
-    lessons = [[], [], []]
-    harness.collect_lessons(lessons, features, regions, truth, classes)
+    examples = [[], [], []]
+    regions.collect_box_examples(examples, features, boxes, truth, classes)
     for kind, rows, box in ((2, (1, 2, 5), truth[0]), (0, (3, 6), truth[1]), (1, (), None)):
-        assert len(lessons[kind]) == len(rows)
-        for row, (feature, target) in zip(rows, lessons[kind], strict=True):
+        assert len(examples[kind]) == len(rows)
+        for row, (feature, target) in zip(rows, examples[kind], strict=True):
             np.testing.assert_array_equal(feature, features[row])
-            np.testing.assert_allclose(target, loop_encode(box, regions[row]), atol=1e-6)
-    assert not np.any(lessons[0][-1][1])
+            np.testing.assert_allclose(target, loop_encode(box, boxes[row]), atol=1e-6)
+    assert not np.any(examples[0][-1][1])
 
-    harness.collect_lessons(lessons, features, regions, truth[:0], classes[:0])
-    monkeypatch.setattr(harness, "BOX_SAMPLES", 4)
-    harness.collect_lessons(lessons, features, regions, truth, classes)
-    assert [len(rows) for rows in lessons] == [4, 0, 4]
+    regions.collect_box_examples(examples, features, boxes, truth[:0], classes[:0])
+    monkeypatch.setattr(regions, "BOX_SAMPLES", 4)
+    regions.collect_box_examples(examples, features, boxes, truth, classes)
+    assert [len(rows) for rows in examples] == [4, 0, 4]
 
 
 def test_deltas_are_each_class_regression():
     rng = np.random.default_rng(2)
     pool5, weights = rng.normal(size=(6, 5)).astype("float32"), rng.normal(size=(2, 6, 4)).astype("float32")
-    solved = {"boxes": [weights[0], None, weights[1]], "box_scale": 0.5}
-    found = harness.box_deltas(pool5, solved, 3)
+    features = rng.normal(size=(6, 7)).astype("float32")
+    svms, bias = rng.normal(size=(7, 3)).astype("float32"), rng.normal(size=3).astype("float32")
+    predictor = regions.RegionPredictor(registry.build("rcnn", **SMALL), num_proposals=12)
+    predictor.solved = {
+        "weights": svms, "bias": bias, "scale": 0.25, "boxes": [weights[0], None, weights[1]], "box_scale": 0.5,
+    }  # fmt: skip
+    scores, found = predictor.classify({"features": features, "pool5": pool5})
+    for region, kind in np.ndindex(6, 3):
+        expected = sum(0.25 * features[region, i] * svms[i, kind] for i in range(7)) + bias[kind]
+        assert scores[region, kind] == pytest.approx(expected, rel=1e-4, abs=1e-5)
     for kind, own in ((0, weights[0]), (2, weights[1])):
         for region, values in enumerate(pool5):
             expected = [sum(0.5 * values[i] * own[i, d] for i in range(5)) + own[5, d] for d in range(4)]
@@ -286,13 +294,15 @@ def test_deltas_are_each_class_regression():
 
 @pytest.fixture(scope="module")
 def decoder():
-    """At most 9 detections that score more than -1, compiled."""
-    return backend.forward(harness.Decode(9, harness.SVM_THRESHOLD), "xla")
+    """A predictor of at most 9 detections that score more than -1, compiled."""
+    predictor = regions.RegionPredictor(registry.build("rcnn", **SMALL), num_proposals=16)
+    predictor._programs["svm"] = backend.forward(regions.Decode(regions.SVM_THRESHOLD, 9), "xla")
+    return predictor
 
 
 @pytest.mark.parametrize("number", [0, 2, 16])
 def test_decoded_boxes_are_those_of_numpy(decoder, number):
-    rng, size, count = np.random.default_rng(number), (60, 80), 16
+    rng, size = np.random.default_rng(number), (60, 80)
     proposals = some_boxes(rng, number)
     scores = rng.normal(-0.5, 1, (number, CLASSES)).astype("float32")
     deltas = rng.normal(0, 0.2, (number, CLASSES, 4)).astype("float32")
@@ -303,7 +313,7 @@ def test_decoded_boxes_are_those_of_numpy(decoder, number):
     best = sequential_class_nms(boxes, scores, rcnn.NMS_IOU, -1.0, 9)
     assert 1 < len(best) < 9 if number == 2 else len(best) == min(number, 9)
 
-    found = harness.decode(decoder, proposals, deltas, scores, size, count)
+    found = decoder.decode("svm", proposals, deltas, scores, size)
     np.testing.assert_array_equal(found["classes"], [kind for _, kind, _ in best])
     np.testing.assert_allclose(found["scores"], [-score for score, *_ in best], rtol=1e-6)
     expected = np.array([boxes[region, kind] for _, kind, region in best]).reshape(-1, 4)
@@ -312,7 +322,7 @@ def test_decoded_boxes_are_those_of_numpy(decoder, number):
 
 # --- a whole small run
 
-RUN = training(
+RUN = Train(
     network=Network(name="rcnn", width=1 / 32, depth=0.3, input_size=(SIDE, SIDE)),
     data=Data(
         name="shapes",
@@ -321,7 +331,7 @@ RUN = training(
             "test_size": 3,
         },
     ),
-    augment={"flip": True},
+    recipe="suite", epochs=1, batch_size=8, optimizer="adamw", learning_rate=1e-3, augment={"flip": True}, task=TASK,
 )  # fmt: skip
 
 
@@ -329,25 +339,24 @@ RUN = training(
 class Small:
     """Two seeds, of which the first broke off at its SVMs once and was started again."""
 
-    job: Job
     folder: object
     results: list
+    weights: list
     kept: int  # files of features when the SVMs began
     left: int  # and after the failure
     checkpoint: bool  # whether there was one then
 
 
-def run_anew(job, progress):
+def run_anew(**options):
     """As in a process of its own, where Keras numbers its variables from the start."""
     keras.utils.clear_session(free_memory=False)
-    execute(job, progress)
+    return run_kind(RUN, (0, 1), "small-rcnn", **options)
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rcnn")
-    job = Job(experiment="small-rcnn", config=RUN, profile="smoke", backend=backend.name(), seeds=[0, 1])
-    kept = []
+    kept, heard = [], []
 
     def broken(*arguments, **options):
         kept.append(len(list(folder.rglob("features/*.npz"))))
@@ -356,15 +365,16 @@ def small(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REPRO_RESULTS", str(folder / "results"))
         with patch.context() as inner:
-            inner.setattr(harness, "train_svms", broken)
+            inner.setattr(regions, "train_svms", broken)
             with pytest.raises(RuntimeError, match="killed"):
-                run_anew(job, lambda fraction, note: None)
-        left, checkpoint = len(list(folder.rglob("features"))), checkpoint_path(job, 0).exists()
-        heard = []
-        run_anew(job, lambda fraction, note: heard.append(fraction))
+                run_anew()
+        run = Run("small-rcnn", RUN, 0, profile="smoke", backend=backend.name())
+        left, checkpoint = len(list(folder.rglob("features"))), run.checkpoint().exists()
+        results = run_anew(progress=lambda fraction, note: heard.append(fraction))
+        weights = [weights_path(result) for result in results]
     assert heard == sorted(heard)
     assert heard[-1] == 1
-    return Small(job, folder, read_results(folder / "results"), *kept, left, checkpoint)
+    return Small(folder, results, weights, *kept, left, checkpoint)
 
 
 def test_features_are_on_the_disk_only_while_they_are_needed(small):
@@ -377,7 +387,7 @@ def test_features_are_on_the_disk_only_while_they_are_needed(small):
 
 def test_the_result_of_a_run_is_whole(small):
     assert [(result.seed, result.status) for result in small.results] == [(0, "ok"), (1, "ok")]
-    for result in small.results:
+    for result, weights in zip(small.results, small.weights, strict=True):
         metrics, network = result.metrics, describe("rcnn", **SMALL | {"num_classes": 7})
         for name in ("map", "map_11_point", "map_unrefined", "map_softmax", "coco_ap"):
             assert 0 <= metrics[name] <= 1
@@ -385,10 +395,10 @@ def test_the_result_of_a_run_is_whole(small):
         assert (metrics["images"], metrics["train_images"], result.scale) == (3, 6, "smoke")
         assert metrics["detections"] > 0
         stages = {"proposals", "warp", "network", "SVMs and boxes", "NMS"}
-        assert result.timings.keys() == {"epoch", *(f"stage.{name}" for name in stages)}
+        assert result.timings.keys() == {"epoch", "scoring", *(f"stage.{name}" for name in stages)}
         assert {result.timings[f"stage.{name}"].n for name in stages} == {2}  # the first image compiles
         assert min(timing.median for timing in result.timings.values()) > 0
-        weights = small.folder / "runs" / result.experiment / result.run_id / "weights.safetensors"
+        assert not {"latency", "selection"} & result.protocol.keys()  # no single program, and no curve
         assert result.weights_sha256 == sha256_of(weights)
 
 
@@ -397,7 +407,7 @@ def test_counts_of_a_run_are_those_of_its_data(small, monkeypatch):
     dataset = open_dataset("shapes", **RUN.data.options)
     samples = [dataset.sample("train", index) for index in range(6)]
     objects = np.bincount(np.concatenate([sample.classes for sample in samples]), minlength=7)
-    proposals = proposals_of(dataset, "train", "fast", 12, **RUN.search)
+    proposals = proposals_of(dataset, "train", "fast", 12, **TASK.search)
     number = np.mean([len(boxes) for boxes in proposals])
     for result in small.results:
         assert result.metrics["svm_positives"] == objects.tolist()
@@ -423,24 +433,24 @@ def test_another_seed_learns_something_else(small):
 
 def test_the_weights_file_alone_gives_the_scores(small):
     result, dataset = small.results[1], open_dataset("shapes", **RUN.data.options)
-    path = small.folder / "runs" / result.experiment / result.run_id / "weights.safetensors"
-    arrays, card = load_arrays(path)
-    assert card == {"model": "rcnn", "run": f"{result.experiment}/{result.run_id}"}
+    path = small.weights[1]
+    arrays, card = load_arrays(path)[0], read_card(path)
+    assert (card.network.name, card.task, card.run) == ("rcnn", TASK, f"{result.experiment}/{result.run_id}")
     names = dataset.info.classes
-    network = registry.build("rcnn", **SMALL | {"num_classes": len(names)})
-    load_weights(network, arrays, str(path))
+    predictor = TASK.predictor(RUN.network, RUN.data, len(names), 3)
+    load_weights(predictor.network, arrays, str(path))
     scale, box_scale = arrays["svm/scales"]
-    solved = {
+    predictor.solved = {
         "weights": arrays["svm/weights"], "bias": arrays["svm/bias"], "scale": scale, "box_scale": box_scale,
         "boxes": [arrays.get(f"boxes/{name}") for name in names],
     }  # fmt: skip
-    assert solved["weights"].shape == (128, 7)
-    assert any(boxes is not None for boxes in solved["boxes"])
-    images = harness.Images(dataset, "test", RUN, None)
-    found = harness.detections_of(network, solved, images, RUN, lambda fraction, note: None)
-    truths = [truth_of(dataset, "test", index)[0] for index in range(3)]
+    assert predictor.solved["weights"].shape == (128, 7)
+    assert any(boxes is not None for boxes in predictor.solved["boxes"])
+    found = [prediction for prediction, _ in predictor.predict(TASK.records(RUN.network, RUN.data, dataset, "test"))]
+    truths = objects_of(dataset, "test", 3).truths
     for name, metric in (("full", "map"), ("unrefined", "map_unrefined"), ("softmax", "map_softmax")):
-        assert voc_ap(found[name], truths, len(names))["mean"] == pytest.approx(result.metrics[metric], abs=1e-6)
-    moved = [[found[name][i]["boxes"].tolist() for i in range(3)] for name in ("full", "unrefined")]
+        areas = voc_ap([prediction[name] for prediction in found], truths, len(names))
+        assert areas["mean"] == pytest.approx(result.metrics[metric], abs=1e-6)
+    moved = [[prediction[name]["boxes"].tolist() for prediction in found] for name in ("full", "unrefined")]
     assert sum(map(len, moved[0])) == result.metrics["detections"] > 0
     assert moved[0] != moved[1]

@@ -1,4 +1,4 @@
-"""Result files, weight files and code hashes: written whole, read strictly, stale when they should be."""
+"""Result files, weight files and versions: written whole, read strictly, stale when they should be."""
 
 import json
 import sys
@@ -7,28 +7,54 @@ import msgspec
 import numpy as np
 import pytest
 
+from repro import paths
+from repro.engine import checkpoint
 from repro.errors import ReproError
+from repro.experiments.majority import Majority
 from repro.files import atomic_write, canonical_hash
-from repro.harness import checkpoint, codehash
-from repro.harness.config import Data, Majority
-from repro.harness.record import read_result, read_results, result_path, write_result
-from repro.harness.run import Job, Run, current_code_hash, find
+from repro.records import versions
+from repro.records.result import Result, read_result, read_results, result_path, write_result
+from repro.records.run import Outcome, Run, config_hash_of, find
+from repro.records.settings import Data
+from repro.runner.plan import Job
+from repro.runner.publish import table_of
+from repro.tasks.classification import Classification
+from repro.tasks.segmentation import Segmentation
+
+KIND = Majority(task=Segmentation(), data=Data(name="shapes"))
+
+
+def job(**fields) -> Job:
+    settings = {"kind": KIND, "profile": "smoke", "backend": "tensorflow", "seeds": (0,), **fields}
+    return Job(experiment="some-majority", **settings)
+
+
+def finish(outcome: Outcome | None = None, error: str | None = None, **fields) -> Result:
+    run = Run("some-majority", KIND, 0, profile="smoke", backend="tensorflow", **fields)
+    result = run.result(outcome, error)
+    write_result(paths.results_dir(), result)
+    return result
 
 
 @pytest.fixture
-def job():
-    return Job(
-        experiment="some-majority",
-        config=Majority(task="segmentation", data=Data(name="shapes")),
-        profile="smoke",
-        backend="tensorflow",
-        seeds=[0],
-    )
+def finished():
+    return finish(Outcome(scale="smoke", metrics={"mean_iou": 1 / 3}, protocol={"void": "not counted"}))
 
 
 @pytest.fixture
-def finished(job):
-    return Run(job, 0).finish(scale="smoke", metrics={"mean_iou": 1 / 3}, protocol={"void": "not counted"})
+def sources(monkeypatch):
+    """The source of every module as the test says, by its name; of others as it is. Nothing of it is remembered."""
+    changed, real = {}, versions._source.__wrapped__
+    monkeypatch.setattr(versions, "_source", lambda name: changed[name] if name in changed else real(name))
+
+    def change(name: str, source: str | None) -> None:
+        changed[name] = source
+        versions.version_of.cache_clear()
+        versions._imports.cache_clear()
+
+    yield change
+    versions.version_of.cache_clear()
+    versions._imports.cache_clear()
 
 
 def test_a_result_is_read_back_as_it_was_written(finished, tmp_path):
@@ -47,7 +73,7 @@ def test_a_result_is_never_overwritten(finished, tmp_path):
     [
         (lambda text: text[: len(text) // 2], "not valid JSON"),
         (lambda text: "[]", "not a result file: it holds a list"),
-        (lambda text: text.replace('"schema_version": 1', '"schema_version": 99'), "schema version 99"),
+        (lambda text: text.replace('"schema_version": 2', '"schema_version": 99'), "schema version 99"),
         (lambda text: text.replace('"status": "ok"', '"status": "fine"'), "not a result file"),
         (lambda text: text.replace('"status": "ok"', '"status": "ok", "extra": 1'), "not a result file"),
         (lambda text: text.replace('"some-majority"', '"another"'), "holds run another"),
@@ -71,58 +97,118 @@ def test_an_invalid_result_is_not_written(finished, tmp_path):
     assert not result_path(tmp_path / "results", wrong).exists()
 
 
-def test_finished_means_this_machine_config_and_code(finished, job):
-    assert find(job, 0, [finished]) == finished
-    assert find(job, 1, [finished]) is None
-    for field, value in (("config_hash", "0" * 12), ("code_hash", "0" * 12), ("status", "failed")):
-        assert find(job, 0, [msgspec.structs.replace(finished, **{field: value})]) is None
+def test_finished_means_this_machine_settings_and_versions(finished, sources):
+    def found(result, seed=0):
+        return find([result], job().experiment, job().config_hash, seed)
+
+    assert found(finished) == finished
+    assert found(finished, 1) is None
+    for field, value in (("config_hash", "0" * 12), ("status", "failed"), ("experiment", "another")):
+        assert found(msgspec.structs.replace(finished, **{field: value})) is None
     elsewhere = msgspec.structs.replace(finished.machine, id="elsewhere")
-    assert find(job, 0, [msgspec.structs.replace(finished, machine=elsewhere)]) is None
+    assert found(msgspec.structs.replace(finished, machine=elsewhere)) is None
+    assert found(msgspec.structs.replace(finished, code_hash="0" * 12)) is not None  # where from, not what it is worth
+    sources("tasks.segmentation", "VERSION = 1000\n")
+    assert found(finished) is None
 
 
-def test_the_settings_of_a_parent_are_part_of_a_jobs_identity(job):
-    other = msgspec.structs.replace(job, config=Majority(task="classification", data=Data(name="shapes")))
-    hashes = {msgspec.structs.replace(job, parent=parent).config_hash for parent in (None, job, other)}
-    assert len(hashes) == 3
+def test_the_settings_of_a_parent_are_part_of_a_jobs_identity():
+    other = job(kind=Majority(task=Classification(), data=Data(name="shapes")))
+    hashes = {job(needs=needs).config_hash for needs in ((), (job(),), (other,), (job(), other), (other, job()))}
+    assert len(hashes) == 5
 
 
-def test_a_failed_attempt_does_not_block_the_next(job):
-    failed = Run(job, 0).fail("FloatingPointError: the loss is nan")
-    again = Run(job, 0).finish(scale="smoke", metrics={}, protocol={})
+def test_the_identity_of_settings_is_that_of_what_a_worker_reads():
+    whole = msgspec.structs.replace(KIND, data=Data(name="shapes", options={"min_scale": (1, 2)}))
+    assert config_hash_of(KIND, "jax", ()) != config_hash_of(KIND, "tensorflow", ())
+    read = msgspec.json.decode(msgspec.json.encode(whole), type=Majority)
+    assert read != whole  # a list in place of a tuple
+    assert config_hash_of(read, "jax", ()) == config_hash_of(whole, "jax", ())
+
+
+def test_a_failed_attempt_does_not_block_the_next():
+    failed = finish(error="FloatingPointError: the loss is nan")
+    again = finish(Outcome(scale="smoke", metrics={}, protocol={}))
     assert failed.run_id != again.run_id
     assert (failed.status, again.status) == ("failed", "ok")
 
 
-def test_current_code_hash_recognises_a_fresh_result_and_gives_up_on_a_foreign_config(finished):
-    assert current_code_hash(finished) == finished.code_hash
-    assert current_code_hash(msgspec.structs.replace(finished, config={"type": "unknown"})) is None
+def test_the_table_of_a_result_is_that_of_its_settings_or_none(finished):
+    assert table_of(finished) == "segmentation"
+    assert table_of(msgspec.structs.replace(finished, config={"kind": "unknown"})) == ""
 
 
-SOURCE = '"""Docstring."""\n\nX = 1  # why\n\n\ndef f():\n    """What."""\n    return "# not a comment"\n'
+SOURCE = '''"""Docstring."""
+
+import repro.data.base
+
+VERSION = 3  # raised when its numbers change on purpose
+
+
+def f():
+    """What."""
+    return "# not a comment"
+'''
 
 
 @pytest.mark.parametrize(
-    ("source", "same"),
+    ("source", "stale"),
     [
-        (SOURCE.replace("# why", "# another reason"), True),
-        (SOURCE.replace("What.", "What else,\n\n    at length."), True),
-        (SOURCE.replace("\n\n\n", "\n\n"), True),
-        (SOURCE.replace("X = 1", "X = 2"), False),
-        (SOURCE.replace("not a comment", "no comment"), False),
+        (SOURCE.replace("# raised when", "# to be raised when"), False),
+        (SOURCE.replace("What.", "What else,\n\n    at length."), False),
+        (SOURCE.replace("\n\n\n", "\n\n"), False),
+        (SOURCE.replace("def f", "def renamed"), False),
+        (SOURCE.replace("# not a comment", "another text"), False),
+        (SOURCE.replace("VERSION = 3", "VERSION = 4"), True),
+        (SOURCE.replace("VERSION = 3", "VERSION = 2"), True),
     ],
 )
-def test_the_code_hash_ignores_comments_docstrings_and_blank_lines_only(monkeypatch, source, same):
-    def essence(text):
-        monkeypatch.setattr(codehash, "_source", lambda module: text)
-        return codehash._essence.__wrapped__("any")
+def test_raising_a_version_makes_results_stale_and_rewriting_code_does_not(finished, sources, source, stale):
+    sources("data.shapes", SOURCE)
+    run = Run("some-majority", KIND, 0, profile="smoke", backend="tensorflow")
+    result = run.result(Outcome(scale="smoke", metrics={}, protocol={}))
+    assert result.versions["data.shapes"] == 3
+    assert not versions.is_stale(result.versions)
+    sources("data.shapes", source)
+    assert versions.is_stale(result.versions) is stale
 
-    assert (essence(SOURCE) == essence(source)) is same
+
+def test_a_module_that_is_gone_makes_nothing_stale(finished, sources):
+    sources("metrics.segmentation", None)
+    assert "metrics.segmentation" in finished.versions
+    assert not versions.is_stale(finished.versions)
 
 
-def test_the_code_hash_follows_imports_and_leaves_out_what_moves_no_number():
-    modules = codehash._closure(("repro.harness.train", "repro.models.fcn"))
-    assert {"repro.models.vgg", "repro.ops.losses", "repro.metrics.segmentation", "repro.data.cache"} <= set(modules)
-    assert not [m for m in modules if m.startswith(("repro.report", "repro.cli", "repro.experiments"))]
+def test_the_versions_of_a_parent_count(finished, sources):
+    parent = msgspec.structs.replace(finished, versions=finished.versions | {"models.fcn": 1}, experiment="parent")
+    child = finish(Outcome(scale="smoke", metrics={}, protocol={}), parents={"parent": parent})
+    assert child.depends_on == [f"parent/{parent.run_id}"]
+    assert not versions.is_stale(child.versions)
+    sources("models.fcn", "VERSION = 2\n")
+    assert versions.is_stale(child.versions)
+    assert not versions.is_stale(finished.versions)
+
+
+def test_versions_follow_what_is_built_on_and_leave_out_what_moves_no_number():
+    found = versions.versions_of("models.faster_rcnn", "tasks.detection", "engine.train")
+    assert {"models.vgg", "models.resnet", "metrics.detection", "data.cache", "engine.train"} <= found.keys()
+    assert not [name for name in found if name.startswith(("report", "cli", "runner", "presets", "drawing"))]
+
+
+def test_a_module_that_should_have_a_version_and_has_none_is_noticed(sources):
+    sources("data.shapes", "VERSIONS = 3\n")
+    with pytest.raises(ValueError, match=r"data\.shapes has no VERSION"):
+        KIND.versions()
+
+
+def test_the_constants_that_are_read_are_those_of_the_modules():
+    from repro.data import shapes
+    from repro.experiments import train
+    from repro.models import fcn
+    from repro.tasks import detection
+
+    for module in (shapes, train, fcn, detection):
+        assert versions.version_of(module.__name__.removeprefix("repro.")) == module.VERSION
 
 
 def test_arrays_and_card_survive_a_weight_file(tmp_path):

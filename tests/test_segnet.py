@@ -12,8 +12,8 @@ from repro import backend, registry
 from repro.data.base import VOID, Sample
 from repro.data.frequency import median_frequency_weights
 from repro.errors import ReproError
+from repro.experiments.architectures import describe
 from repro.facts import paper_value
-from repro.harness.inspection import describe
 from repro.models import segnet, vgg
 from repro.ops.losses import dice_loss, softmax_cross_entropy
 

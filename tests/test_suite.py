@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from repro import backend
-from repro.harness.checkpoint import load_arrays
-from repro.harness.record import read_results
+from repro.engine.checkpoint import load_arrays
+from repro.records.result import read_results
 
 SMALL_SUITE = Path(__file__).with_name("small_suite.py")
 
@@ -137,7 +137,7 @@ names = [m.name for m in pkgutil.walk_packages(repro.__path__, "repro.") if not 
 for name in names:
     importlib.import_module(name)
 print(len(names))
-from repro.harness.inspection import describe
+from repro.experiments.architectures import describe
 print(describe("fcn8s")["params"])
 """
 

@@ -16,15 +16,21 @@ from matplotlib.text import Text
 
 from repro import facts
 from repro.errors import ReproError
-from repro.harness.inspection import describe
-from repro.harness.record import Dataset, Init, Machine, Result, Timing, Xla, read_result, write_result
+from repro.experiments import KINDS
+from repro.experiments.architectures import describe
+from repro.records.result import Dataset, Init, Machine, Result, Timing, Xla, read_result, write_result
+from repro.records.versions import version_of
 from repro.registry import ARCHITECTURES
-from repro.report import cost, figures, pooling, readme, render, scatter, tables
+from repro.report import cost, curves, figures, pooling, readme, render, scatter, tables
 
 CAMVID = Dataset(name="camvid", version="1", split="test", fingerprint="f" * 16, official=True)
 COPY = Dataset(name="camvid", version="1", split="test", fingerprint="e" * 16, official=False, note="JPEG files")
 IMAGENET = Dataset(name="imagenet2012", version="5", split="val", fingerprint="d" * 16, official=True)
-OLD, NEW = "a" * 12, "b" * 12
+OLD, NEW = {"engine.train": 0}, {"engine.train": version_of("engine.train")}
+
+
+ARCHITECTURE = {"kind": "inspect", "config": {"kind": "architectures"}, "experiment": "architectures"}
+CLASSIFIED = {"task": "classification", "dataset": IMAGENET, "metrics": {"top1": 0.7, "top5": 0.9, "images": 1}}
 
 
 def machine(name="m1", accelerator="none", cpu="Xeon", cores=2, driver=""):
@@ -33,12 +39,12 @@ def machine(name="m1", accelerator="none", cpu="Xeon", cores=2, driver=""):
 
 def result(run_id, **fields):
     base = {
-        "schema_version": 1, "run_id": run_id, "kind": "train", "experiment": "camvid-fcn8s",
+        "schema_version": 2, "run_id": run_id, "kind": "train", "task": "segmentation", "experiment": "camvid-fcn8s",
         "model": "fcn8s", "variant": "paper", "width": 1.0, "depth": 1.0, "input_size": (360, 480),
-        "dataset": CAMVID, "profile": "lab", "scale": "reduced", "seed": 0,
+        "dataset": CAMVID, "profile": "gpu", "scale": "reduced", "seed": 0,
         "init": Init(source="camvid-fcn16s"),
-        "config": {"type": "train", "network": {"options": {"padding": "same"}}}, "config_hash": "0" * 12,
-        "code_hash": NEW, "commit": "c", "dirty": False, "depends_on": [], "weights_sha256": None,
+        "config": {"kind": "train", "network": {"options": {"padding": "same"}}}, "config_hash": "0" * 12,
+        "versions": NEW, "code_hash": "b" * 12, "commit": "c", "dirty": False, "depends_on": [], "weights_sha256": None,
         "backend": "tensorflow", "precision": "float32", "tf32": False,
         "xla": Xla(requested=True, used=True), "deterministic": False, "compile_cache": False,
         "machine": machine(), "packages": {}, "epochs": 40.0, "images_seen": 100, "metrics": scores(0.5),
@@ -62,7 +68,14 @@ def timing(median, unit="ms", n=50):
 def speed(run_id, where, latency=10.0, **fields):
     timings = {"latency.eager": timing(4 * latency), "latency.graph": timing(2 * latency)}
     timings |= {"latency.xla": timing(latency), "compile.xla": timing(7.0, "s", 1)}
-    base = {"kind": "speed", "experiment": "speed-fcn8s", "dataset": None, "init": None, "config": {}}
+    base = {
+        "kind": "speed",
+        "experiment": "speed-fcn8s",
+        "dataset": None,
+        "init": None,
+        "task": "",
+        "config": {"kind": "speed"},
+    }
     metrics = {"batch": 1, "peak_memory_mib": {"latency.xla": 812.0}}
     return result(run_id, **(base | {"machine": where, "timings": timings, "metrics": metrics} | fields))
 
@@ -71,8 +84,16 @@ def rows_of(files, name):
     return list(csv.DictReader(io.StringIO(files[f"{name}.csv"])))
 
 
-def files_of(results, expected=(), current=None):
-    return tables.render_all(results, expected, current)
+def table_of(result):
+    return result.task or "xla"
+
+
+def files_of(results, expected=()):
+    return tables.render_all(KINDS, results, expected, table_of)[0]
+
+
+def headline(results):
+    return readme.headline(KINDS, results)
 
 
 def test_seeds_are_pooled_over_machines_and_lead_to_their_files():
@@ -105,7 +126,7 @@ def test_seeds_are_pooled_over_machines_and_lead_to_their_files():
         {"precision": "mixed_bfloat16"},
         {"tf32": True},
         {"config_hash": "1" * 12},
-        {"code_hash": OLD},
+        {"versions": OLD},
         {"backend": "jax"},
         {"dataset": COPY},
     ],
@@ -172,21 +193,23 @@ def test_machines_agree_differ_or_stay_undecided(first, second, verdict):
 
 
 def test_stale_rows_are_marked_and_come_after_current_ones():
-    runs = [result("old", code_hash=OLD), result("new", metrics=scores(0.6))]
-    today = files_of(runs, current=lambda r: NEW)
+    runs = [result("old", versions=OLD), result("new", metrics=scores(0.6))]
+    today = files_of(runs)
     assert [row["code"] for row in rows_of(today, "segmentation")] == ["current", "stale"]
     lines = re.findall(r"^\| S[0-9a-f]{6} .*", today["segmentation.md"], re.MULTILINE)
     assert ["stale" in line for line in lines] == [False, True]
-    assert "stale" in readme.headline([runs[0]], current_code_hash=lambda r: NEW)
-    assert "stale" not in files_of(runs, current=lambda r: None)["segmentation.md"]
+    assert "stale" in headline([runs[0]])
+    assert "stale" not in headline([runs[1]])
+    renamed = result("renamed", versions={"models.gone": 3})
+    assert "stale" not in files_of([renamed])["segmentation.md"], "a module that was renamed moved no number"
 
 
 def test_experiments_without_a_figure_are_named():
-    base = {"model": "fcn8s", "task": "segmentation", "dataset": "camvid", "status": "not run"}
+    base = {"model": "fcn8s", "table": "segmentation", "dataset": "camvid", "status": "not run"}
     expected = [
         base | {"experiment": "voc-fcn8s", "status": "no data"},
         base | {"experiment": "camvid-fcn8s"},
-        base | {"experiment": "speed-fcn8s", "kind": "speed", "dataset": None},
+        base | {"experiment": "speed-fcn8s", "table": "xla", "dataset": ""},
     ]
     broken = result("bad", experiment="broken", status="failed", error="loss is not finite\ntrace", metrics={})
     retried = result("worse", status="failed", error="killed", metrics={})
@@ -209,7 +232,7 @@ def test_a_copy_never_stands_under_the_benchmarks_name_or_beside_its_figures():
         r"^#+ .*CamVid(?! \(not official: JPEG files\)), test split", files["segmentation.md"], re.MULTILINE
     )
     assert len(copy) == 2, "the official section and its per-class table, nothing else"
-    assert "CamVid (not official: JPEG files), test" in readme.headline([result("copy", dataset=COPY)])
+    assert "CamVid (not official: JPEG files), test" in headline([result("copy", dataset=COPY)])
 
 
 def test_sections_put_the_baseline_first_and_smoke_last():
@@ -238,7 +261,14 @@ def test_architectures_compare_every_count():
         "deviations": ["one"],
     }  # fmt: skip
     runs = [
-        result(name, kind="inspect", experiment="architectures", variant=variant, metrics=card | change)
+        result(
+            name,
+            kind="inspect",
+            config={"kind": "architectures"},
+            experiment="architectures",
+            variant=variant,
+            metrics=card | change,
+        )
         for name, variant, change in (
             ("a", "released", {}),
             ("b", "paper", {"conv_layers": 17}),
@@ -260,9 +290,9 @@ DUBAI = Dataset(name="dubai", version="1", split="test", fingerprint="c" * 16, o
 def trained(run_id, model="fcn8s", latency=10.0, mean_iou=0.5, data=None, tile_margin=None, more=None, **fields):
     """A training result as it is written today: with the cost of the network beside its scores."""
     config = {
-        "type": "train", "network": {"options": {"padding": "same"}}, "data": {"name": "camvid"} | (data or {}),
+        "kind": "train", "network": {"options": {"padding": "same"}}, "data": {"name": "camvid"} | (data or {}),
         "loss_options": {}, "augment": {"flip": True, "jitter": 8, "zoom": [0.9, 1.4]}, "batch_size": 8,
-        "tile_margin": tile_margin,
+        "task": {"name": "segmentation", "tile_margin": tile_margin},
     }  # fmt: skip
     config |= fields.pop("config", {})
     metrics = scores(mean_iou, params=1_200_000, flops=3_400_000_000, **(more or {}))
@@ -316,8 +346,8 @@ def test_tiles_are_no_images():
     assert float(row["fps"]) == pytest.approx(1000 / (16 * 10))
     assert "input 192x192 tiles of 512x512" in files["segmentation.md"]
     assert rows_of(files, "segmentation")[0]["image_width"] == "512"
-    assert "160 ms" in readme.headline([trained("a", more={"tiles": 16}, **tiled)])
-    assert "10.0 ms a tile" in readme.headline([trained("a", **tiled)])
+    assert "160 ms" in headline([trained("a", more={"tiles": 16}, **tiled)])
+    assert "10.0 ms a tile" in headline([trained("a", **tiled)])
 
 
 @pytest.mark.parametrize(
@@ -332,8 +362,8 @@ def test_tiles_are_no_images():
     ],
 )
 def test_the_loss_is_named(options, data, text):
-    assert pooling.loss_text({"type": "train", "loss_options": options, "data": data}) == text
-    assert pooling.loss_text({"type": "evaluate"}) == ""
+    assert pooling.loss_text(result("r", config={"kind": "train", "loss_options": options, "data": data})) == text
+    assert pooling.loss_text(result("r", kind="eval", config={"kind": "evaluate"})) == ""
 
 
 def test_rows_say_what_they_were_trained_with_where_it_differs():
@@ -381,15 +411,17 @@ def test_published_figures_keep_their_own_metrics():
 
 
 def test_a_published_figure_without_the_headline_metric_says_what_it_is():
-    run = result("g", model="googlenet", dataset=IMAGENET, metrics={"top1": 0.7, "top5": 0.9, "images": 1})
+    run = result(
+        "g", model="googlenet", task="classification", dataset=IMAGENET, metrics={"top1": 0.7, "top5": 0.9, "images": 1}
+    )
     files = files_of([run])
     row = rows_of(files, "classification")[0]
     assert (row["paper_top1"], row["paper_top5"]) == ("", "0.9085")
     assert "top-5 90.85 [1]" in files["classification.md"]
 
 
-def speed_panels(runs, current=None):
-    picture = cost.speed_figure(runs, "segmentation", current)
+def speed_panels(runs):
+    picture = cost.speed_figure(runs, "segmentation")
     return picture.data["panels"] if picture else []
 
 
@@ -420,11 +452,11 @@ def test_speed_and_accuracy_are_drawn_by_panel():
 
 def test_stale_points_give_way_and_equal_names_are_told_apart():
     runs = [
-        trained("old", code_hash=OLD), trained("new", latency=11.0),
+        trained("old", versions=OLD), trained("new", latency=11.0),
         trained("unet", model="unet"), trained("again", model="unet", config_hash="3" * 12),
         trained("narrow", model="unet", config_hash="4" * 12, width=0.5),
     ]  # fmt: skip
-    (panel,) = speed_panels(runs, lambda r: NEW)
+    (panel,) = speed_panels(runs)
     labels = [point["label"] for point in panel["points"]]
     assert len(labels) == len(set(labels)) == 4
     assert [label.split(",")[0] for label in labels] == ["fcn8s", "unet", "unet", "unet"]
@@ -456,7 +488,7 @@ def test_the_headline_ranks_the_models_of_a_use():
         trained("shapes", model="unet", scale="smoke", experiment="shapes-unet", mean_iou=0.2,
                 dataset=Dataset(name="shapes", version="1", split="test", fingerprint="0" * 16, official=True)),
     ]  # fmt: skip
-    lines = [line for line in readme.headline(runs).splitlines() if line.startswith("| ")]
+    lines = [line for line in headline(runs).splitlines() if line.startswith("| ")]
     uses = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines[1:3]}
     assert [cell.split(" ")[0] for cell in uses["Driving"][1:4]] == ["unet", "fcn8s", "fcn16s"]
     assert uses["Driving"][1].startswith("unet 60.0 %, 10.0 ms, `S")
@@ -474,7 +506,7 @@ def test_peers_show_the_recorded_ratio_and_who_was_absent():
         "ratio": {"keras_cv": 0.81},
         "absent": {"torchvision": "no torch"},
     }
-    files = files_of([speed("p", machine(), kind="peer", timings=times, metrics=metrics)])
+    files = files_of([speed("p", machine(), kind="peer", config={"kind": "peer"}, timings=times, metrics=metrics)])
     (row,) = rows_of(files, "peers")
     assert (row["peer"], row["ours_over_peer"], row["largest_relative_difference"]) == (
         "keras_cv",
@@ -532,45 +564,51 @@ def everything(**change):
     return [result("r", history=HISTORY | change), result("q", seed=1, history=HISTORY), speed("s", where)]
 
 
+def write(results, folder):
+    return tables.write_tables(KINDS, results, folder, folder / "private", table_of=table_of)
+
+
+def check(results, folder):
+    return tables.check_tables(KINDS, results, folder, table_of=table_of)
+
+
 def test_writing_is_idempotent_and_does_not_depend_on_order(tmp_path):
-    written = tables.write_tables(everything(), tmp_path)
+    written = write(everything(), tmp_path)
     assert {path.name for path in written} >= {
         "segmentation.md",
         "xla.tex",
         "curves_segmentation.png",
         "index.json",
     }
-    assert tables.write_tables(everything()[::-1], tmp_path) == []
-    assert tables.check_tables(everything()[::-1], tmp_path) == []
+    assert write(everything()[::-1], tmp_path) == []
+    assert check(everything()[::-1], tmp_path) == []
 
 
 def test_check_finds_every_kind_of_difference(tmp_path):
-    tables.write_tables(everything(), tmp_path)
+    write(everything(), tmp_path)
     cell = tmp_path / "segmentation.md"
     cell.write_text(cell.read_text().replace("50.0", "60.0"))
     (tmp_path / "xla.csv").unlink()
     (tmp_path / "peers.md").write_text("left over")
     (tmp_path / "gallery.png").write_bytes(b"somebody else's")
     figures.write_png(tmp_path / "curves_segmentation.png", np.zeros((4, 4, 3), np.uint8), "0" * 64)
-    found = tables.check_tables(everything(), tmp_path)
+    found = check(everything(), tmp_path)
     assert sorted(Path(line.split(": ")[0]).name for line in found) == [
         "curves_segmentation.png", "peers.md", "segmentation.md", "xla.csv",
     ]  # fmt: skip
     assert re.search(r"segmentation.md: line \d+ is not", " ".join(found))
-    tables.write_tables(everything(), tmp_path)
-    assert tables.check_tables(everything(), tmp_path) == []
+    write(everything(), tmp_path)
+    assert check(everything(), tmp_path) == []
     assert (tmp_path / "gallery.png").exists()
     assert not (tmp_path / "peers.md").exists()
 
 
 def test_the_hash_of_a_picture_follows_the_data_and_not_the_bytes(tmp_path):
-    picture = tables.training_figure(everything(), "segmentation", None)
+    picture = curves.training_figure(everything(), "segmentation")
     path = tmp_path / "a.png"
     figures.write_png(path, picture.draw(), picture.data_hash)
     assert figures.png_data_hash(path) == picture.data_hash
-    assert (
-        tables.training_figure(everything(val_mean_iou=[0.2, 0.5]), "segmentation", None).data_hash != picture.data_hash
-    )
+    assert curves.training_figure(everything(val_mean_iou=[0.2, 0.5]), "segmentation").data_hash != picture.data_hash
     (curve,) = picture.data["curves"]
     assert curve["metric"]["epochs"] == (2.0, 4.0)
     assert curve["seeds"] == 2
@@ -588,7 +626,7 @@ def test_headline_takes_the_best_scale_and_the_readme_keeps_its_text(tmp_path):
     path = tmp_path / "README.md"
     path.write_text(f"# Title\n\n{readme.BEGIN}\nold\n{readme.END}\n\nText below.\n")
     smoke = [result(f"smoke{seed}", seed=seed, scale="smoke", metrics=scores(0.1)) for seed in range(2)]
-    text = readme.headline([*smoke, result("real"), speed("s", machine(accelerator="NVIDIA H200"))])
+    text = headline([*smoke, result("real"), speed("s", machine(accelerator="NVIDIA H200"))])
     assert "fcn8s 50.0 %" in text
     assert "10.0 %" not in text
     assert "XLA 10.0 ms" in text
@@ -618,7 +656,7 @@ def test_no_results_give_an_index_that_says_so():
     files = files_of([])
     assert set(files) == {"README.md", "index.json"}
     assert "no results yet" in files["README.md"]
-    assert "run_all.sh" in readme.headline([])
+    assert "run_all.sh" in headline([])
 
 
 def test_the_ledger_is_complete():
@@ -650,7 +688,7 @@ def test_facts_are_found_by_name_and_errors_by_their_accuracy():
 
 
 def test_the_published_figure_of_imagenet_stands_beside_vgg16():
-    run = result("v", model="vgg16", experiment="v", dataset=IMAGENET, metrics={"top1": 0.7, "top5": 0.9, "images": 1})
+    run = result("v", model="vgg16", experiment="v", **CLASSIFIED)
     row = rows_of(files_of([run]), "classification")[0]
     assert (row["paper_top1"], row["paper_top5"]) == ("0.73", "0.912")
 
@@ -678,11 +716,10 @@ def test_counts_by_a_papers_own_rule_are_told_and_decide_nothing():
         "paper": "unet", "input_shape": [572, 572, 1], "params": 31030658, "trainable_params": 31030658,
         "running_stats": 0, "conv_layers": 19, "outputs": {"scores": [388, 388, 2]}, "flops": 1e9, "deviations": [],
     }  # fmt: skip
-    fields = {"kind": "inspect", "experiment": "architectures"}
     printed = card | {"paper": "fcn", "params": 7801413}
     runs = [
-        result("u", model="unet", metrics=card, **fields),
-        result("g", model="fcn_googlenet", metrics=printed, **fields),
+        result("u", model="unet", metrics=card, **ARCHITECTURE),
+        result("g", model="fcn_googlenet", metrics=printed, **ARCHITECTURE),
     ]
     files = files_of(runs)
     assert {row["model"]: row["exact"] for row in rows_of(files, "architectures")} == {

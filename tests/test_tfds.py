@@ -15,7 +15,7 @@ from PIL import Image
 from tensorflow_datasets.core.download.resource import get_dl_fname
 
 from repro.data import tfds as loader
-from repro.data.base import open_dataset
+from repro.data.catalog import open_dataset
 from repro.errors import NoDataError, ReproError
 
 

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from messages import one_line
 from PIL import Image
 
-from repro.data.base import open_dataset
+from repro.data.catalog import open_dataset
 from repro.data.coco import CATEGORY_IDS, CLASSES, Coco2017
 from repro.data.tfds_detection import Coco2017Tfds, Voc2007Tfds, Voc2012Tfds
 from repro.data.voc import Voc2007, Voc2012

@@ -6,8 +6,10 @@ from parity_worker import fill, numbers
 
 from repro import registry
 from repro.errors import ReproError
-from repro.harness.evaluate import labels_of, outputs_of, probability_of, resized, sample_indices
-from repro.harness.tiles import kept_size, overlap_tile
+from repro.records.samples import sample_indices
+from repro.tasks.predictors import DensePredictor
+from repro.tasks.segmentation import labels_of, probability_of, resized
+from repro.tasks.tiles import kept_size, overlap_tile
 
 IMAGE = np.abs(numbers("image", (37, 61, 2), 60))
 
@@ -61,6 +63,12 @@ def test_impossible_tiles_are_refused(answered, margin, message):
         kept_size((16, 16), answered, margin)
 
 
+def tiled_scores(network, record, margin):
+    predictor = DensePredictor(network, record["image"].shape[:2], margin)
+    ((prediction, _),) = predictor.predict([record])
+    return prediction["scores"]
+
+
 @pytest.mark.parametrize("padding", ["valid", "same"])
 def test_a_network_answers_by_tiles_as_on_the_whole_image(padding):
     """U-Net without padding, tile by tile, equals itself on the mirrored whole; padded, its inner part does where a
@@ -71,7 +79,7 @@ def test_a_network_answers_by_tiles_as_on_the_whole_image(padding):
     large.set_weights(small.get_weights())
     image = np.abs(numbers("photo", (72, 72, 1), 90)).clip(0, 255).astype("uint8")
     record = {"image": image, "valid_size": np.asarray([72, 72])}
-    ((tiled, _),) = outputs_of(small, [record], tile_margin=0 if padding == "valid" else 8)
+    tiled = tiled_scores(small, record, margin=0 if padding == "valid" else 8)
     whole = np.asarray(large(image[None].astype("float32"))["scores"])[0]
     assert tiled.shape == (72, 72, 3)
     inset = (72 - whole.shape[0]) // 2 or 8  # where the padded network sees no zeros
@@ -82,7 +90,7 @@ def test_a_network_answers_by_tiles_as_on_the_whole_image(padding):
 def test_padding_is_cut_before_tiles_are():
     record = {"image": np.zeros((64, 64, 1), "uint8"), "valid_size": np.asarray([50, 33])}
     network = registry.build("unet", input_size=(40, 40), num_classes=2, width=1 / 16, depth=0.3, padding="same")
-    ((scores, _),) = outputs_of(network, [record], tile_margin=4)
+    scores = tiled_scores(network, record, margin=4)
     assert scores.shape == (50, 33, 2)
 
 

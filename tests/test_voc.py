@@ -18,7 +18,7 @@ from messages import one_line
 from PIL import Image
 
 from repro.data import voc
-from repro.data.base import open_dataset
+from repro.data.catalog import open_dataset
 from repro.data.voc import Bccd, Voc2007, Voc2012, checked_boxes
 from repro.errors import NoDataError, ReproError
 

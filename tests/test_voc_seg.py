@@ -17,8 +17,8 @@ from PIL import Image
 from repro.data import download, voc_seg
 from repro.data.base import VOID
 from repro.data.voc_seg import Voc2012Seg
+from repro.drawing.palette import voc_colormap
 from repro.errors import NoDataError, ReproError
-from repro.report.palette import voc_colormap
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
 LABELS = np.resize(np.array([*range(21), VOID], np.uint8), (12, 16))
@@ -80,9 +80,12 @@ def test_fingerprint_follows_images_masks_and_order(folder):
 
 
 def test_official_means_the_published_counts_format_and_size(folder, monkeypatch):
-    assert Voc2012Seg().official("train") == (False, "2 of 1464 images")
-    assert Voc2012Seg().official("val") == (False, "1 of 1449 images")
-    monkeypatch.setattr(voc_seg, "_COUNTS", {"train": 2, "val": 1})
+    assert Voc2012Seg().official("train") == (
+        False,
+        "2 of 1464 images; the longest side is 16 instead of 500 pixels",
+    )
+    assert Voc2012Seg().official("val")[1].startswith("1 of 1449 images; ")
+    monkeypatch.setattr(Voc2012Seg, "counts", {"train": 2, "val": 1})
     assert Voc2012Seg().official("train") == (False, "the longest side is 16 instead of 500 pixels")
     monkeypatch.setattr(voc_seg, "_LONGEST_SIDE", 16)
     assert Voc2012Seg().official("train") == (True, "")

@@ -3,16 +3,18 @@
 import msgspec
 import pytest
 from test_lineage import trained
-from test_tables import machine, result, timing
+from test_tables import headline, machine, result, table_of, timing
 
 from repro import facts
+from repro.experiments import KINDS
+from repro.experiments.anchors import Anchors
+from repro.experiments.detector_speed import DetectorSpeed
 from repro.facts import Fact
-from repro.harness.config import Anchors, Data, DetectorSpeed, Network
-from repro.harness.record import Dataset
-from repro.report.readme import headline
+from repro.records.result import Dataset
+from repro.records.settings import Data, Network
+from repro.report.cost import speed_figure
 from repro.report.render import Table, to_csv, to_latex, to_markdown
 from repro.report.tables import write_tables
-from repro.report.yolo import CAPTIONS, anchor_figure, anchor_sections, detectors_figure, speed_sections
 
 VOC = Dataset(name="voc2007", version="1", split="trainval", fingerprint="c" * 16, official=True)
 COCO = Dataset(name="coco2017", version="1", split="train", fingerprint="d" * 16, official=True)
@@ -38,6 +40,18 @@ PRINTED = {
 @pytest.fixture
 def printed(monkeypatch):
     monkeypatch.setattr(facts, "find_fact", PRINTED.get)
+
+
+def speed_sections(results):
+    return DetectorSpeed.sections(results)["yolo_speed"]
+
+
+def anchor_sections(results):
+    return Anchors.sections(results)["anchors"]
+
+
+def anchor_figure(results):
+    return Anchors.figures(results).get("anchors.png")
 
 
 # --- whole detectors
@@ -74,15 +88,15 @@ def timed(run_id="one", factor=1, labels=tuple(CARDS), batch=8, changes=None, **
         timings[f"{label}.throughput"] = timing(2000 / ms, "images/s", 7)
     cards = {label: card(label, throughput_batch=batch, **(changes or {})) for label in labels}
     base = {
-        "experiment": "detector-speed", "kind": "speed", "model": "detectors", "variant": "", "scale": "paper",
-        "init": None, "dataset": None, "input_size": (0, 0), "config": CONFIG, "timings": timings,
+        "experiment": "detector-speed", "kind": "speed", "task": "", "model": "detectors", "variant": "",
+        "scale": "paper", "init": None, "dataset": None, "input_size": (0, 0), "config": CONFIG, "timings": timings,
         "metrics": {"batch": 1, "networks": cards}, "protocol": {"weights": "random"},
     }  # fmt: skip
     return result(run_id, **base | fields)
 
 
 def test_a_row_for_each_network_in_the_order_of_the_registry(printed):
-    (section,) = speed_sections([timed()], None)
+    (section,) = speed_sections([timed()])
     assert section.heading == "Whole detectors, an image, paper scale"
     assert [(row.cells["model"], row.cells["input"]) for row in section.rows] == [
         ("faster_rcnn", "600x1000"), ("yolo_v1", "448x448"), ("yolo_v2", "288x288"), ("yolo_v2", "352x352"),
@@ -104,7 +118,7 @@ def test_a_row_for_each_network_in_the_order_of_the_registry(printed):
 
 
 def test_what_the_papers_print_stands_beside_their_own_networks(printed):
-    (section,) = speed_sections([timed()], None)
+    (section,) = speed_sections([timed()])
     found = [row.values["paper_frames_per_second"] for row in section.rows]
     # 125 ms; frames/s; by side, none for 352; the released network has the paper's; 50 ms
     assert found == [8, 45, 91, None, 67, 67, 20]
@@ -117,26 +131,26 @@ def test_what_the_papers_print_stands_beside_their_own_networks(printed):
     "change", [{"width": 0.5}, {"depth": 0.5}, {"input_size": [512, 512]}, {"input_size": [600, 600]}], ids=str
 )
 def test_other_networks_have_no_printed_figure(printed, change):
-    (section,) = speed_sections([timed(changes=change, scale="smoke")], None)
+    (section,) = speed_sections([timed(changes=change, scale="smoke")])
     assert {row.values["paper_frames_per_second"] for row in section.rows} == {None}
     assert not any(note.startswith("The papers'") for note in section.notes)
 
 
 def test_the_facts_of_the_papers_are_found():
-    (section,) = speed_sections([timed()], None)
+    (section,) = speed_sections([timed()])
     found = [row.values["paper_frames_per_second"] for row in section.rows]
     assert found == pytest.approx([1000 / 151, 45, 91, 81, 67, 67, 1000 / 51])
-    iou, centres = anchor_sections([clustered()], None)
+    iou, centres = anchor_sections([clustered()])
     assert [row.cells["paper"] for row in iou.rows] == ["", "", "61", "67.2", "60.9"]
     assert centres.rows[0].cells["paper"] == "34.6 x 38.1"
-    _, centres = anchor_sections([clustered(dataset=COCO)], None)
+    _, centres = anchor_sections([clustered(dataset=COCO)])
     assert (centres.rows[0].cells["paper"], centres.rows[-1].cells["paper"]) == ("18.3 x 21.7", "373.0 x 326.0")
-    assert anchor_figure([clustered()], None).data["paper"] == [[5, 61.0], [9, 67.2]]
+    assert anchor_figure([clustered()]).data["paper"] == [[5, 61.0], [9, 67.2]]
 
 
 def test_the_smaller_networks_say_so(printed):
     changes = {"width": 0.25, "depth": 0.5, "candidates": None}
-    (section,) = speed_sections([timed(labels=("yolo_v2@416x416",), changes=changes, scale="smoke")], None)
+    (section,) = speed_sections([timed(labels=("yolo_v2@416x416",), changes=changes, scale="smoke")])
     assert section.heading.startswith("Smoke")
     assert section.rows[0].cells["width"] == "0.25, depth 0.5"
     assert section.rows[0].cells["candidates"] == ""
@@ -149,7 +163,7 @@ def test_hosts_are_pooled_and_devices_kept_apart(printed):
         timed("b", factor=3, batch=4, machine=machine("m2", **cards)),
         timed("c", factor=10, machine=machine("m1")),
     ]
-    (section,) = speed_sections(runs, None)
+    (section,) = speed_sections(runs)
     found = {row.cells["hardware"]: row for row in section.rows if row.cells["model"] == "yolo_v1"}
     assert {name: row.values["total_ms_median"] for name, row in found.items()} == {
         "NVIDIA H200": 40, "Xeon (2 cores)": 200,
@@ -161,13 +175,13 @@ def test_hosts_are_pooled_and_devices_kept_apart(printed):
 
 def test_other_results_have_no_row():
     runs = [result("fcn"), timed("failed", status="failed", timings={}, metrics={}), trained("d")]
-    assert speed_sections(runs, None) == anchor_sections(runs, None) == []
-    assert anchor_figure(runs, None) is None
-    assert speed_sections([], None) == []
+    assert speed_sections(runs) == anchor_sections(runs) == []
+    assert anchor_figure(runs) is None
+    assert speed_sections([]) == []
 
 
 def test_stale_rows_say_so():
-    (section,) = speed_sections([timed()], lambda r: "c" * 12)
+    (section,) = speed_sections([timed(versions={"experiments.detector_speed": 0})])
     assert {row.cells["code"] for row in section.rows} == {"stale"}
 
 
@@ -185,7 +199,7 @@ def clustered(run_id="k", base=0.4, size=(416, 416), ks=(1, 2, 5, 9), **fields):
         for k in ks
     }  # fmt: skip
     base = {
-        "experiment": "anchors-voc", "kind": "inspect", "model": "anchors", "variant": "", "scale": "paper",
+        "experiment": "anchors-voc", "kind": "inspect", "task": "", "model": "anchors", "variant": "", "scale": "paper",
         "init": None, "dataset": VOC, "input_size": size, "protocol": {"distance": "1 - IoU"},
         "config": msgspec.to_builtins(Anchors(data=Data(name="voc2007"), size=size)),
         "metrics": {"images": 10, "boxes": 12608, "clusters": clusters,
@@ -195,7 +209,7 @@ def clustered(run_id="k", base=0.4, size=(416, 416), ks=(1, 2, 5, 9), **fields):
 
 
 def test_average_iou_for_each_k_beside_the_papers(printed):
-    iou, _ = anchor_sections([clustered(), clustered("l", base=0.42, seed=1)], None)
+    iou, _ = anchor_sections([clustered(), clustered("l", base=0.42, seed=1)])
     assert iou.heading == "PASCAL VOC 2007, trainval, paper scale"
     by = {(row.cells["k"], row.values["by"]): row for row in iou.rows}
     assert list(by) == [("1", "k-means"), ("2", "k-means"), ("5", "k-means"), ("9", "k-means"), ("9", "hand")]
@@ -210,7 +224,7 @@ def test_average_iou_for_each_k_beside_the_papers(printed):
 
 
 def test_other_data_has_no_figure_of_the_paper_beside_it(printed):
-    iou, centres = anchor_sections([clustered(dataset=COCO)], None)
+    iou, centres = anchor_sections([clustered(dataset=COCO)])
     assert {row.cells["paper"] for row in iou.rows} == {""}
     papers = {(row.cells["k"], row.cells["number"]): row.cells["paper"] for row in centres.rows}
     assert papers["5", "1"] == "", "the fact is not there"
@@ -221,7 +235,7 @@ def test_other_data_has_no_figure_of_the_paper_beside_it(printed):
 def test_centres_are_those_of_the_best_seed_beside_the_authors(printed):
     other = clustered("l", base=0.42, seed=1)
     other.metrics["clusters"]["5"]["pixels"][0] = [30.0, 60.0]
-    _, centres = anchor_sections([clustered(), other], None)
+    _, centres = anchor_sections([clustered(), other])
     rows = [row for row in centres.rows if row.cells["k"] == "5"]
     assert [row.cells["number"] for row in rows] == list("12345")
     assert [row.cells["pixels"] for row in rows[:2]] == ["30.0 x 60.0", "64.0 x 128.0"]
@@ -234,18 +248,18 @@ def test_centres_are_those_of_the_best_seed_beside_the_authors(printed):
 
 
 def test_the_authors_centres_hold_for_their_canvas(printed):
-    _, centres = anchor_sections([clustered(size=(608, 608))], None)
+    _, centres = anchor_sections([clustered(size=(608, 608))])
     assert {row.cells["paper"] for row in centres.rows} == {""}
     assert centres.notes == ()
 
 
 def test_without_five_or_nine_there_are_no_centres(printed):
-    (section,) = anchor_sections([clustered(ks=(1, 2))], None)
+    (section,) = anchor_sections([clustered(ks=(1, 2))])
     assert [row.cells["k"] for row in section.rows] == ["1", "2", "9"]
 
 
 def test_the_figure_has_a_panel_for_each_data_set_and_the_papers_points(printed):
-    picture = anchor_figure([clustered(), clustered("c", dataset=COCO, experiment="anchors-coco")], None)
+    picture = anchor_figure([clustered(), clustered("c", dataset=COCO, experiment="anchors-coco")])
     titles = [title for title, _ in picture.data["panels"]]
     assert titles == ["COCO 2017, paper scale", "PASCAL VOC 2007, paper scale"]
     fitted, stretched, hand = picture.data["panels"][1][1]
@@ -255,16 +269,20 @@ def test_the_figure_has_a_panel_for_each_data_set_and_the_papers_points(printed)
     assert picture.data["paper"] == [[5, 61.0], [9, 67.2]]
     figure = picture.draw()
     assert [len(axis.lines) for axis in figure.axes] == [4, 4]
-    again = anchor_figure([clustered("c", dataset=COCO, experiment="anchors-coco"), clustered()], None)
+    again = anchor_figure([clustered("c", dataset=COCO, experiment="anchors-coco"), clustered()])
     assert again.data_hash == picture.data_hash
 
 
 # --- speed against accuracy
 
 
+def detectors_figure(results):
+    return speed_figure(results, "detection", across_inputs=True)
+
+
 def detector(run_id, model, score, ms, size, **fields):
     proposals = "fast" if model == "fast_rcnn" else ""
-    config = {"type": "train_detector", "network": {"name": model}, "proposals": proposals}
+    config = {"kind": "train", "network": {"name": model}, "task": {"name": "detection", "proposals": proposals}}
     base = {"experiment": f"voc-{run_id}", "input_size": size, "timings": {"latency.xla": timing(ms)}, "config": config}
     return trained(run_id, model, score, **base | fields)
 
@@ -279,7 +297,7 @@ def test_detectors_of_all_inputs_share_a_panel(printed):
         detector("smoke", "yolo_v2", 0.1, 1, (64, 64), scale="smoke"),
         detector("gpu", "yolo_v2", 0.7, 1, (416, 416), machine=machine(accelerator="NVIDIA H200")),
     ]
-    picture = detectors_figure(runs, None)
+    picture = detectors_figure(runs)
     (panel,) = picture.data["panels"]
     assert panel["title"] == "PASCAL VOC 2007, test, reduced scale"
     assert panel["setup"] == "Xeon (2 cores), tensorflow float32"
@@ -293,8 +311,8 @@ def test_detectors_of_all_inputs_share_a_panel(printed):
     (axis,) = picture.draw().axes
     assert axis.get_xscale() == "log"
     assert axis.get_ylabel() == "mAP %"
-    assert detectors_figure(runs[:1], None) is None
-    assert detectors_figure([], None) is None
+    assert detectors_figure(runs[:1]) is None
+    assert detectors_figure([]) is None
 
 
 def test_equal_points_are_told_apart():
@@ -303,30 +321,32 @@ def test_equal_points_are_told_apart():
         detector("b", "yolo_v2", 0.6, 12, (416, 416)),
         detector("c", "yolo_v2", 0.6, 12, (416, 416), width=0.5),
     ]
-    (panel,) = detectors_figure(runs, None).data["panels"]
+    (panel,) = detectors_figure(runs).data["panels"]
     labels = [point["label"] for point in panel["points"]]
     assert len(set(labels)) == 3
     assert sum("width 0.5" in label for label in labels) == 1
 
 
 def test_tables_can_be_written(printed):
-    for name, sections in (
-        ("yolo_speed", speed_sections([timed()], None)),
-        ("anchors", anchor_sections([clustered(), clustered("c", dataset=COCO)], None)),
+    for kind, sections in (
+        (DetectorSpeed, speed_sections([timed()])),
+        (Anchors, anchor_sections([clustered(), clustered("c", dataset=COCO)])),
     ):
-        table = Table(name, name, CAPTIONS[name], tuple(sections))
+        (info,) = kind.TABLES
+        table = Table(info.name, info.title, info.caption, tuple(sections))
         text = to_markdown(table)
-        assert CAPTIONS[name][0] in text
+        assert info.caption[0] in text
         assert to_latex(table).count(r"\begin{table}") == len(sections)
         assert len(to_csv(table).splitlines()) == 1 + sum(len(s.rows) for s in sections if s.csv)
 
 
 def test_the_index_leads_from_their_rows_to_the_result_files(printed, tmp_path):
-    write_tables([timed(), clustered()], tmp_path)
-    index = (tmp_path / "README.md").read_text()
+    folder = tmp_path / "tables"
+    write_tables(KINDS, [timed(), clustered()], folder, tmp_path / "private", table_of=table_of)
+    index = (folder / "README.md").read_text()
     for run_id, experiment in (("one", timed().experiment), ("k", clustered().experiment)):
         assert f"results/{experiment}/{run_id}.json" in index
-    assert {"anchors.png", "anchors.md", "yolo_speed.md"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"anchors.png", "anchors.md", "yolo_speed.md"} <= {path.name for path in folder.iterdir()}
 
 
 def test_the_readme_shows_the_times_of_whole_detectors(printed):

@@ -8,25 +8,33 @@ import sys
 from pathlib import Path
 
 import keras
+import msgspec
 import numpy as np
 import pytest
+from support import run_kind
 
-from repro import backend, paths
-from repro.darknet_format import file_layers
-from repro.data.base import open_dataset
+from repro import backend, paths, registry
+from repro.data.catalog import open_dataset
 from repro.data.detection import Mirror
 from repro.data.jitter import Jitter
 from repro.data.loader import stream
+from repro.engine import starts
+from repro.engine import train as training
+from repro.engine.checkpoint import read_card, state_of, weights_of
+from repro.engine.train import fit
 from repro.errors import NoDataError, ReproError
-from repro.harness import detect, yolo
-from repro.harness.checkpoint import load_arrays, sha256_of, state_of, weights_of
-from repro.harness.config import Data, Network, TrainYolo
-from repro.harness.record import read_results
-from repro.harness.run import Job, Run
-from repro.harness.train import fit, variables_of
+from repro.experiments.train import Train
+from repro.files import sha256_of
 from repro.models import darknet
 from repro.models.darknet import Conv, MaxPool
 from repro.ops.boxes import flip_boxes
+from repro.records.run import Run, weights_path
+from repro.records.settings import Data, Network
+from repro.tasks import Yolo
+from repro.tasks.base import Phase
+from repro.tasks.learners import MultiScaleLearner, make_optimizer, side_at, state_variables
+from repro.tasks.networks import build
+from repro.weights.darknet import file_layers
 
 INNER = bool(os.environ.get("REPRO_YOLO_INNER"))
 SIZES, SIZE_STEPS, STEPS = (32, 64), 2, 8
@@ -42,24 +50,24 @@ def settings(**fields):
     network = Network(name="yolo_v2", input_size=(64, 64), width=1 / 32)
     common = {
         "network": network, "data": Data(name="shapes", options=shapes), "recipe": "suite", "optimizer": "sgd",
-        "epochs": 4, "batch_size": 2, "learning_rate": 1e-3, "val_every": 4, "sizes": SIZES, "size_steps": SIZE_STEPS,
-        "augment": {"flip": True}, "burn_in": 0.25,
+        "epochs": 4, "batch_size": 2, "learning_rate": 1e-3, "val_every": 4, "augment": {"flip": True}, "burn_in": 0.25,
         "schedule": "step", "drops": (0.75,),
     }  # fmt: skip
-    return TrainYolo(**{**common, **fields})
+    sizes = {name: fields.pop(name, value) for name, value in (("sizes", SIZES), ("size_steps", SIZE_STEPS))}
+    return Train(**{**common, **fields}, task=Yolo(**sizes))
 
 
 @dataclasses.dataclass
 class Compiled:
     """A learner whose programs are compiled once for all tests, the state that it starts from, and the sizes traced."""
 
-    learner: yolo.MultiScaleLearner
+    learner: MultiScaleLearner
     records: object
     state: list
     traced: list
 
     def start(self, seed):
-        for variable, value in zip(variables_of(self.learner), self.state, strict=True):
+        for variable, value in zip(state_variables(self.learner), self.state, strict=True):
             variable.assign(value)
         self.learner.size_seed.assign(seed)
 
@@ -82,17 +90,18 @@ def compiled(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REPRO_RESULTS", str(folder / "results"))
-        records = detect.records_of(open_dataset("shapes", **config.data.options), "train", config)
+        dataset = open_dataset("shapes", **config.data.options)
+        records = config.task.records(config.network, config.data, dataset, "train")
         patch.setattr(Jitter, "__call__", call)
         with pytest.MonkeyPatch.context() as inner:
             shorten(inner)
-            learner = yolo.make_learner(config, NAMES, SEEDS[0], STEPS, records)
+            learner = config.task.learner(config, len(NAMES), SEEDS[0], STEPS, records)
         own.append(learner._augment)
-        yield Compiled(learner, records, [*state_of(variables_of(learner)).values()], traced)
+        yield Compiled(learner, records, [*state_of(state_variables(learner)).values()], traced)
 
 
 def sides(seed, steps=STEPS):
-    return [yolo.side_at(step, seed, SIZES, SIZE_STEPS) for step in range(steps)]
+    return [side_at(step, seed, SIZES, SIZE_STEPS) for step in range(steps)]
 
 
 def test_sizes_change_every_few_steps_and_depend_on_nothing_else():
@@ -101,7 +110,7 @@ def test_sizes_change_every_few_steps_and_depend_on_nothing_else():
     assert all(found[step] == found[step + 1] for step in range(0, 400, 2))
     assert 0.35 < np.mean(np.array(found) == 32) < 0.65
     assert sides(0, 400) == found != sides(1, 400)
-    assert {yolo.side_at(step, 0, range(320, 609, 32), 10) for step in range(0, 2000, 10)} == {*range(320, 609, 32)}
+    assert {side_at(step, 0, range(320, 609, 32), 10) for step in range(0, 2000, 10)} == {*range(320, 609, 32)}
     assert sides(SEEDS[0]) != sides(SEEDS[1])
     assert all(set(sides(seed)) == set(SIZES) for seed in SEEDS)
 
@@ -124,7 +133,7 @@ class OneStep(keras.utils.PyDataset):
 def test_every_step_has_the_size_that_was_drawn(compiled, seed):
     """Its loss is that of its pictures at that size, each as it is or mirrored."""
     learner, batches = compiled.learner, stream(compiled.records, 2, seed)
-    losses = yolo.registry.module_of("yolo_v2").loss
+    losses = registry.module_of("yolo_v2").loss
     drawn = sides(seed)
     for step in sorted({drawn.index(side) for side in SIZES}):
         compiled.start(seed)
@@ -149,6 +158,7 @@ def test_every_step_has_the_size_that_was_drawn(compiled, seed):
 def test_a_run_that_was_killed_goes_on_to_the_same_numbers(compiled, monkeypatch):
     """Two steps an epoch; the fifth step is the last that was begun, and the size changes afterwards."""
     monkeypatch.setenv("REPRO_CHECKPOINT_SECONDS", "0")
+    monkeypatch.setattr(training, "READ_STEPS", 1)
     seed = SEEDS[0]
     assert len(set(sides(seed)[4:])) == 2
     seen, dying = [], [False]
@@ -160,8 +170,8 @@ def test_a_run_that_was_killed_goes_on_to_the_same_numbers(compiled, monkeypatch
 
     def train(name):
         seen.clear()
-        job = Job(experiment=name, config=settings(), profile="smoke", backend=backend.name(), seeds=[seed])
-        history = fit(compiled.learner, job.config, Run(job, seed), seed, compiled.records, dict, STEPS, told)
+        run = Run(name, settings(), seed, profile="smoke", backend=backend.name())
+        history = fit(Phase("", compiled.learner, compiled.records, seed), run.kind, run, STEPS, None, told)
         return history["loss"], weights_of(compiled.learner.network)
 
     compiled.start(seed)
@@ -173,7 +183,8 @@ def test_a_run_that_was_killed_goes_on_to_the_same_numbers(compiled, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         train("killed")
     dying[0] = False
-    for variable in variables_of(compiled.learner):  # whatever is not restored will be wrong, the seed of the sizes too
+    # whatever is not restored will be wrong, the seed of the sizes too
+    for variable in state_variables(compiled.learner):
         variable.assign(keras.ops.zeros_like(variable.value))
     losses_again, weights_again = train("killed")
     assert seen == [5, 6, 7, 8]
@@ -183,33 +194,28 @@ def test_a_run_that_was_killed_goes_on_to_the_same_numbers(compiled, monkeypatch
 
 
 def test_a_whole_run_has_one_program_a_size_and_a_network_of_one_size_at_test(compiled, monkeypatch):
-    config, given = settings(), []
-    job = Job(experiment="whole", config=config, profile="smoke", backend=backend.name(), seeds=list(SEEDS))
-
-    def make_learner(config, names, seed, steps, records, make=yolo.make_learner):
-        assert (names, steps) == (NAMES, STEPS)
-        given.append(seed)
+    def learner(task, settings, num_classes, seed, steps, records, make=Yolo.learner):
+        assert (num_classes, steps) == (len(NAMES), STEPS)
         if seed != SEEDS[0]:
-            return make(config, names, seed, steps, records)
+            return make(task, settings, num_classes, seed, steps, records)
         compiled.start(seed)
         return compiled.learner
 
     shorten(monkeypatch)
-    monkeypatch.setattr(yolo, "make_learner", make_learner)
+    monkeypatch.setattr(Yolo, "learner", learner)
     heard = []
-    yolo.train_yolo(job, lambda fraction, note: heard.append(fraction))
+    results = run_kind(settings(), SEEDS, "whole", progress=lambda fraction, note: heard.append(fraction))
     assert heard == sorted(heard)
     assert heard[-1] == 1
-    results = read_results(paths.results_dir())
     assert [(result.seed, result.status) for result in results] == [(seed, "ok") for seed in SEEDS]
     for result in results:
         assert np.isfinite(result.history["loss"]).all()
         assert len(result.history["loss"]) == 4
         assert 0 <= result.metrics["map"] <= 1
         assert result.images_seen == 16
-        _, card = load_arrays(paths.runs_dir() / "whole" / result.run_id / "weights.safetensors")
-        assert card["input_size"] == [64, 64]
-        assert "multi_scale" not in card["options"]
+        card = read_card(weights_path(result))
+        assert card.network.input_size == (64, 64)
+        assert "multi_scale" not in card.network.options
     assert results[0].history["loss"] != results[1].history["loss"]
     assert compiled.learner.network.inputs[0].shape == (None, None, None, 3)
     assert compiled.learner.jit_compile
@@ -219,45 +225,63 @@ def test_a_whole_run_has_one_program_a_size_and_a_network_of_one_size_at_test(co
 # --- what needs no training
 
 
+def augmentation(**fields):
+    config = settings(**fields)
+    config.task.check(config)
+    return config.task.augmentation(config, 0)
+
+
 def test_augmentation_is_a_mirror_where_no_more_is_asked_for():
-    assert yolo.make_augment(settings(sizes=(), augment={}), 0) is None
-    assert isinstance(yolo.make_augment(settings(sizes=(), augment={"flip": True}), 0), Mirror)
-    jitter = yolo.make_augment(settings(sizes=(), augment={"hue": 0.1}), 0)
+    assert augmentation(sizes=(), augment={}) is None
+    assert isinstance(augmentation(sizes=(), augment={"flip": True}), Mirror)
+    jitter = augmentation(sizes=(), augment={"hue": 0.1})
     assert (jitter.flip, jitter.scale, jitter.saturation, jitter.hue, jitter.size) == (False, 0.2, 1.5, 0.1, None)
-    still = yolo.make_augment(settings(augment={"flip": True}), 0)
+    still = augmentation(augment={"flip": True})
     assert isinstance(still, Jitter)
     assert (still.flip, still.scale, still.shift, still.saturation, still.exposure) == (True, 0, 0, 1, 1)
     with pytest.raises(ReproError, match="there is no crop"):
-        yolo.make_augment(settings(augment={"crop": 3}), 0)
+        augmentation(augment={"crop": 3})
 
 
 @pytest.mark.parametrize("schedule", ["constant", "step"])
 def test_the_rate_grows_with_the_fourth_power_and_then_follows_its_schedule(schedule):
     config = settings(schedule=schedule, burn_in=0.1, drops=(0.5, 0.8), learning_rate=0.02)
-    optimizer = yolo.make_optimizer(config, 100)
+    optimizer = make_optimizer(config, 100)
     rates = []
     for step in (0, 4, 8, 9, 10, 50, 51, 80, 81, 99):
         optimizer.iterations.assign(step)
         rates.append(float(optimizer.learning_rate))
     after = [1, 1, 1, *([0.1, 0.1, 0.01, 0.01] if schedule == "step" else [1] * 4)]
     np.testing.assert_allclose(rates, 0.02 * np.array([0.1**4, 0.5**4, 0.9**4, *after]), rtol=1e-5)
-    plain = yolo.make_optimizer(settings(burn_in=0.0, learning_rate=0.02, schedule="constant"), 100)
+    plain = make_optimizer(settings(burn_in=0.0, learning_rate=0.02, schedule="constant"), 100)
     assert float(plain.learning_rate) == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"burn_in": 1.0}, "burn_in"), ({"schedule": "cosine"}, "burn_in"), ({"size_steps": 0}, "size_steps"),
+        ({"size_steps": 0}, "size_steps"),
         ({"sizes": (32, 40)}, "multiples of 32"), ({"sizes": (0,)}, "multiples of 32"),
         ({"network": Network(name="yolo_v1")}, "images of one size"),
         ({"network": Network(name="yolo_v2", input_size=(64, 96))}, "cannot become square"),
     ],
 )  # fmt: skip
 def test_impossible_settings_are_named(fields, named):
-    yolo.check(settings())
+    settings().task.check(settings())
     with pytest.raises(ReproError, match=named):
-        yolo.check(settings(**fields))
+        settings(**fields).task.check(settings(**fields))
+
+
+@pytest.mark.parametrize("fields", [{"burn_in": 1.0}, {"schedule": "cosine"}])
+def test_an_impossible_burn_in_is_named(fields):
+    with pytest.raises(ReproError, match="burn_in"):
+        make_optimizer(settings(**fields), 100)
+
+
+def test_no_network_of_the_line_trains_in_alternation():
+    config = msgspec.structs.replace(settings(), task=Yolo(training="alternating"))
+    with pytest.raises(ReproError, match="yolo_v2 cannot train in alternation"):
+        config.task.check(config)
 
 
 # --- starts
@@ -267,7 +291,7 @@ def test_impossible_settings_are_named(fields, named):
 def network():
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch)
-        return detect.build(Network(name="yolo_v2", input_size=(64, 64), width=1 / 32), 7, 3, "train")
+        return build(Network(name="yolo_v2", input_size=(64, 64), width=1 / 32), 7, 3, "train")
 
 
 def backbone_file(network, layers):
@@ -278,41 +302,41 @@ def backbone_file(network, layers):
     return np.array([0, 2, 0, 0, 0], "<i4").tobytes() + b"".join(values)
 
 
-def job_of(init, name="yolo_v2"):
+def start(network, init="imagenet", name="yolo_v2"):
     config = settings(init=init, network=Network(name=name, input_size=(64, 64)), sizes=())
-    return Job(experiment="start", config=config, profile="smoke", backend=backend.name(), seeds=[0])
+    return starts.initialise(network, name, init, Run("start", config, 0, profile="smoke", backend=backend.name()))
 
 
 def test_imagenet_is_the_authors_file(network, monkeypatch):
     content, before = backbone_file(network, 5), weights_of(network)
-    archive = yolo.BACKBONES["yolo_v2"][0]
-    monkeypatch.setitem(yolo.BACKBONES, "yolo_v2", (archive, 5))
-    monkeypatch.setattr(yolo, "fetch", lambda archive, path: path.write_bytes(content))
-    init, depends_on, seen = yolo.start_of(network, job_of("imagenet"), 0)
+    archive = starts.DARKNET_BACKBONES["yolo_v2"][0]
+    monkeypatch.setitem(starts.DARKNET_BACKBONES, "yolo_v2", (archive, 5))
+    monkeypatch.setattr(starts, "fetch", lambda archive, path: path.write_bytes(content))
+    init, seen = start(network)
     path = paths.data_dir() / "darknet" / "darknet19_448.conv.23"
-    assert (init.source, init.sha256, depends_on, seen) == ("imagenet", sha256_of(path), [], 0)
+    assert (init.source, init.sha256, seen) == ("imagenet", sha256_of(path), 0)
     assert init.note == "5 layers of darknet19_448.conv.23"
     changed = {name.partition("/")[0] for name, value in weights_of(network).items() if (value != before[name]).any()}
     assert changed == {f"{kind}{n}" for kind in ("conv", "bn") for n in range(1, 6)}
 
     content = backbone_file(network, 3)
     with pytest.raises(ReproError, match="fills 3 layers of yolo_v2, its backbone has 5"):
-        yolo.start_of(network, job_of("imagenet"), 0)
+        start(network)
     content += b"1234"
     with pytest.raises(ReproError, match="darknet19_448"):
-        yolo.start_of(network, job_of("imagenet"), 0)
+        start(network)
 
 
 def test_without_the_file_the_start_is_random_and_says_so(network, monkeypatch):
     def refuse(archive, path):
         raise NoDataError(f"{archive.url} cannot be fetched (no network)", "put it there")
 
-    monkeypatch.setattr(yolo, "fetch", refuse)
+    monkeypatch.setattr(starts, "fetch", refuse)
     before = weights_of(network)
     notes = {}
     for name in ("yolo_v1", "fast_yolo", "yolo_v2", "yolo_v3"):
-        init, depends_on, seen = yolo.start_of(network, job_of("imagenet", name), 0)
-        assert (init.source, init.sha256, depends_on, seen) == ("random", None, [], 0)
+        init, seen = start(network, name=name)
+        assert (init.source, init.sha256, seen) == ("random", None, 0)
         notes[name] = init.note
     assert notes["yolo_v2"].startswith("no ImageNet weights: https://pjreddie.com/media/files/darknet19_448.conv.23")
     assert "darknet53.conv.74" in notes["yolo_v3"]
@@ -324,8 +348,8 @@ def test_without_the_file_the_start_is_random_and_says_so(network, monkeypatch):
     path = paths.data_dir() / "darknet" / "darknet19_448.conv.23"
     path.write_bytes(b"something else")
     with pytest.raises(NoDataError):  # put there by hand, and wrong
-        yolo.start_of(network, job_of("imagenet"), 0)
-    assert yolo.start_of(network, job_of("random"), 0)[0].source == "random"
+        start(network)
+    assert start(network, "random")[0].source == "random"
 
 
 def test_the_sizes_of_the_files_are_those_their_layers_give():
@@ -334,7 +358,7 @@ def test_the_sizes_of_the_files_are_those_their_layers_give():
         ("yolo_v2", 16, darknet.darknet19_rows()),
         ("yolo_v3", 20, darknet.darknet53_rows()),
     ):
-        archive, layers = yolo.BACKBONES[name]
+        archive, layers = starts.DARKNET_BACKBONES[name]
         convolutions = [row for row in rows if isinstance(row, Conv)]
         inputs = [3, *(row.filters for row in convolutions)]
         numbers = sum(

@@ -14,11 +14,12 @@ from test_nms import sequential_class_nms
 from yolo_v1_worker import MODES
 
 from repro import backend
+from repro.engine import checkpoint
 from repro.errors import ReproError
-from repro.harness import checkpoint
-from repro.harness.detect import Detector, DetectorLearner
-from repro.harness.inspection import flops_of, parameter_count, parameters
 from repro.models import darknet, yolo_v1
+from repro.tasks.learners import DetectorLearner
+from repro.tasks.networks import flops, parameter_count
+from repro.tasks.predictors import Detector
 
 CLASSES, GRID = 4, (2, 3)
 CANVAS = (128, 192)
@@ -64,9 +65,9 @@ def small(name, size=CANVAS, **settings):
 )
 def test_parameters_and_operations_of_the_paper(sketch, name, variant, params, convolutions, gflops):
     model = sketch(name, variant=variant)
-    assert parameter_count(parameters(model)[0]) == params
+    assert parameter_count(model) == params
     assert sum(isinstance(layer, keras.layers.Conv2D) for layer in model.layers) == convolutions
-    assert sum(map(flops_of, model.layers)) / 1e9 == pytest.approx(gflops, abs=0.01)
+    assert flops(model) / 1e9 == pytest.approx(gflops, abs=0.01)
 
 
 def test_shapes_of_the_paper(sketch):

@@ -31,11 +31,13 @@ from yolo_v2_worker import (
 
 from repro import backend
 from repro.errors import ReproError
-from repro.harness import detect
-from repro.harness.config import Data, Network, TrainDetector
-from repro.harness.inspection import parameter_count, parameters
 from repro.models import darknet
 from repro.models import yolo_v2 as yolo
+from repro.records.settings import Data, Network
+from repro.tasks.base import Training
+from repro.tasks.learners import DetectorLearner, compiled
+from repro.tasks.networks import parameter_count
+from repro.tasks.predictors import Detector
 
 SMALL = {"num_classes": 2, "input_size": (64, 96), "channels": 3, "width": 1 / 16, "depth": 0.2}
 
@@ -68,7 +70,7 @@ def sketch(weightless):
 )
 def test_parameters(sketch, variant, num_classes, params, convolutions):
     model = sketch(variant=variant, num_classes=num_classes)
-    assert parameter_count(parameters(model)[0]) == params
+    assert parameter_count(model) == params
     assert sum(isinstance(layer, keras.layers.Conv2D) for layer in model.layers) == convolutions
 
 
@@ -382,17 +384,17 @@ def test_a_small_network_learns_two_pictures_by_heart():
         for (x1, y1, x2, y2), kind in zip(own, kinds, strict=True):
             picture[y1:y2, x1:x2] = [(220, 40, 30), (20, 60, 230)][kind]
     batch = {"image": image, "boxes": boxes, "classes": classes, "valid_size": np.array([(64, 96)] * 2, "int32")}
-    config = TrainDetector(
+    settings = Training(
         network=Network(name="yolo_v2"), data=Data(name="shapes"), recipe="suite", epochs=1, batch_size=2,
         optimizer="adamw", learning_rate=3e-3,
     )  # fmt: skip
     backend.set_seed(0)
     network = yolo.yolo_v2(variant="paper", **SMALL, anchors=((0.7, 0.8), (1.5, 0.9)))
-    records = [{key: values[0] for key, values in batch.items()}]
-    learner = detect.compiled_learner(config, network, yolo.loss, 0, 100, records)
+    learner = DetectorLearner(network, yolo.loss, {}, None, batch_size=2)
+    compiled(learner, settings, 100, {key: values[0] for key, values in batch.items()})
     losses = [float(learner.train_on_batch(batch)) for _ in range(120)]
     assert losses[-1] < 0.02 * losses[0]
-    found = detect.Detector(network, yolo.detect, {"score_threshold": 0.3})(batch)
+    found = Detector(network, yolo.detect, {"score_threshold": 0.3})(batch)
     found = {key: keras.ops.convert_to_numpy(value) for key, value in found.items()}
     assert found["count"].tolist() == [2, 1]
     for b, count in enumerate(found["count"]):

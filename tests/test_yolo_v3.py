@@ -18,10 +18,10 @@ from yolo_v3_worker import CASES, EAGER_CASES, MODES, SCALES, SMALL, computed
 
 from repro import backend, registry
 from repro.errors import ReproError
-from repro.harness.detect import DetectorLearner
-from repro.harness.inspection import describe
+from repro.experiments.architectures import describe
 from repro.models import darknet, yolo_v3
 from repro.models.darknet import Answer, Conv, Route, Shortcut, Upsample
+from repro.tasks.learners import DetectorLearner
 
 CLASSES, SIZE, IMAGES, MAX_BOXES = 3, (64, 96), 4, 6
 GRIDS = {"stride32": (2, 3), "stride16": (4, 6), "stride8": (8, 12)}

@@ -4,13 +4,10 @@ A loader reads one official layout and yields `Sample`s at their original size. 
 batching happen in `repro.data.cache` and `repro.data.loader`, so that a loader stays one short file.
 """
 
-import importlib
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-
-from repro.errors import ReproError, unknown_name
 
 VOID = 255  # a pixel that is never trained on and never scored
 
@@ -83,46 +80,3 @@ class Dataset(Protocol):
 
     def sample(self, split: str, index: int) -> Sample:
         """Decode one sample. Raises ReproError naming the file when it is damaged."""
-
-
-# name -> "module:class"; a loader is imported only when it is asked for
-LOADERS: dict[str, str] = {
-    "shapes": "repro.data.shapes:Shapes",
-    "camvid": "repro.data.camvid:CamVid",
-    "isbi2012": "repro.data.isbi2012:Isbi2012",
-    "dubai": "repro.data.dubai:Dubai",
-    "voc2012_seg": "repro.data.voc_seg:Voc2012Seg",
-    "voc2007": "repro.data.voc:Voc2007",
-    "voc2012": "repro.data.voc:Voc2012",
-    "bccd": "repro.data.voc:Bccd",
-    "coco2017": "repro.data.coco:Coco2017",
-    "penn_fudan": "repro.data.penn_fudan:PennFudan",
-    "nuclei": "repro.data.nuclei:Nuclei",
-    "cityscapes_instances": "repro.data.cityscapes_instances:CityscapesInstances",
-    "voc2007_tfds": "repro.data.tfds_detection:Voc2007Tfds",
-    "voc2012_tfds": "repro.data.tfds_detection:Voc2012Tfds",
-    "coco2017_tfds": "repro.data.tfds_detection:Coco2017Tfds",
-    "coco2017_joined": "repro.data.coco_joined:Coco2017Joined",
-    "oxford_iiit_pet": "repro.data.tfds_segmentation:OxfordPets",
-    "cityscapes": "repro.data.tfds_segmentation:Cityscapes",
-    "tiny_imagenet": "repro.data.tiny_imagenet:TinyImageNet",
-    "imagenette": "repro.data.tfds:Imagenette",
-    "imagenet2012": "repro.data.tfds:ImageNet2012",
-}
-
-
-def dataset_class(name: str) -> Any:
-    """The loader class of a data set (its `info` is readable without data). Raises ReproError."""
-    if name not in LOADERS:
-        raise unknown_name("data set", name, LOADERS)
-    module, _, attribute = LOADERS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
-def open_dataset(name: str, **options: Any) -> Any:
-    """Construct a loader without touching its data. Raises ReproError for unknown names and options."""
-    loader = dataset_class(name)
-    try:
-        return loader(**options)
-    except TypeError as error:
-        raise ReproError(f"impossible option for data set {name}: {error}", f"see `repro data {name}`") from None

@@ -19,8 +19,8 @@ from repro.data.base import VOID, Sample
 from repro.errors import ReproError
 from repro.files import atomic_write, canonical_hash
 
-# Raise this when what is written below changes.
-CACHE_VERSION = 2
+# raised when what records hold changes on purpose: they are decoded again, and results of another version are stale
+VERSION = 2
 PADDING_GREY = 116  # near the mean of natural images, so that the margin is close to zero after normalisation
 
 
@@ -140,7 +140,7 @@ def decoded(
     if need > float(os.environ.get("REPRO_CACHE_GIB", 20)) * 2**30:
         return OnDemand(dataset, split, size, task, limit, fit)
     identity = [dataset.info.name, dataset.options, dataset.fingerprint(split), split]
-    key = canonical_hash([CACHE_VERSION, *identity, size, task])
+    key = canonical_hash([VERSION, *identity, size, task])
     folder = paths.cache_dir() / f"{dataset.info.name}-{split}-{size[0]}x{size[1]}-{key}"
     if not folder.exists():
         _write(source, first, folder, need, progress)

@@ -19,9 +19,11 @@ from pycocotools import mask as coco_mask
 from repro import paths
 from repro.data.base import Info, Sample
 from repro.data.images import read_bytes, read_image
+from repro.data.masks import run_lengths
 from repro.data.voc import checked_boxes
 from repro.errors import NoDataError, ReproError, unknown_name
-from repro.masks import run_lengths
+
+VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
 
 class _Image(msgspec.Struct, gc=False):

@@ -18,6 +18,8 @@ from repro.data.images import decode_image, read_bytes
 from repro.data.tfds_detection import Coco2017Tfds
 from repro.errors import NoDataError
 
+VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
+
 
 class Coco2017Joined(Coco2017Tfds):
     """Everyday scenes with objects of 80 classes: pixels from TFDS, boxes and masks from `coco/annotations`."""

@@ -13,6 +13,8 @@ from repro.data.cache import Fit, letterbox
 from repro.errors import ReproError
 from repro.ops.boxes import flip_boxes
 
+VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
+
 
 def fit_boxes(sample: Sample, size: tuple[int, int], max_boxes: int) -> dict[str, np.ndarray]:
     """An image in `size`, padded at the bottom and the right, with the objects that may be learned from.

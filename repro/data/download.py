@@ -33,7 +33,7 @@ class Archive:
     """A published tar or zip file of a data set.
 
     `dataset` is the name `repro data` knows it by, `size` and `unpacked` are the bytes it takes on the disk
-    before and after unpacking, `checksum` is "sha256:..." or "md5:..."."""
+    before and after unpacking, `checksum` is "sha256:..." or "md5:...", "" where none is published."""
 
     dataset: str
     url: str
@@ -47,22 +47,29 @@ class Archive:
         return self.url.rpartition("/")[2]
 
 
-def install(archive: Archive, root: Path, top: str, wanted: Callable[[str], bool] = lambda name: True) -> None:
+def install(
+    archive: Archive, root: Path, top: str, wanted: Callable[[str], bool] = lambda name: True, *,
+    done: Path | None = None, unpack: Callable[[Path], None] | None = None,
+) -> None:  # fmt: skip
     """Make the archive's folder `top` (a path inside it) appear as `root/top`, unless it is there.
 
     The archive is fetched into `root` and kept there; one put there by hand is used. `wanted` says of a member's
-    path whether to unpack it. Raises NoDataError without the network, the room on the disk or a sound file."""
-    target = root / archive.filename
+    path whether to unpack it. `unpack` puts the files elsewhere, where `done` tells that they are there. Raises
+    NoDataError without the network, the room on the disk or a sound file."""
+    target, done = root / archive.filename, done or root / top
     with _disk(root):
         root.mkdir(parents=True, exist_ok=True)
         with open(root / f".{archive.filename}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits here and then finds the data
-            if (root / top).exists():
+            if done.exists():
                 return
             present = target if target.exists() else _part(target)
             _check_room(archive, root, archive.size + archive.unpacked - _length(present))
             fetch(archive, target)
-            extract(target, root, top, wanted)
+            if unpack:
+                unpack(target)
+            else:
+                extract(target, root, top, wanted)
 
 
 def fetch(archive: Archive, target: Path) -> None:
@@ -217,7 +224,10 @@ def _first_byte(archive: Archive, response: http.client.HTTPResponse, start: int
 
 
 def _fault(archive: Archive, path: Path) -> str:
-    """What is wrong with a complete file, in words; '' when it is the published one."""
+    """What is wrong with a complete file, in words; '' when it is the published one, or nobody published a checksum:
+    then the size on the way and the sums that the archive has of its files must do."""
+    if not archive.checksum:
+        return ""
     if _length(path) != archive.size:
         return f"has {_length(path)} bytes instead of {archive.size}"
     algorithm, _, published = archive.checksum.partition(":")

@@ -6,15 +6,16 @@ Layout: `Semantic segmentation dataset/Tile 1..8/{images,masks}`, nine JPEG imag
 import functools
 import json
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
-from repro import paths
-from repro.data import pairs
 from repro.data.base import VOID, Info, Sample
-from repro.data.images import probe, read_colours, read_image
-from repro.errors import NoDataError, ReproError, unknown_name
+from repro.data.folder import Named, PairFolder, check_sizes, match
+from repro.data.images import read_colours, read_image
+from repro.errors import ReproError
+
+VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
 _FOLDER = "Semantic segmentation dataset"
 _AGAIN = f"fetch the folder {_FOLDER} again"
@@ -35,7 +36,7 @@ _LONGEST_SIDE = {1: 797, 2: 544, 3: 682, 4: 1099, 5: 1126, 6: 859, 7: 2061, 8: 2
 _NO_CLASS = 254
 
 
-class Dubai:
+class Dubai(PairFolder):
     """Five land cover classes from above, from `Semantic segmentation dataset` of the data folder.
 
     Void: the data set counts "Unlabeled" as a sixth class, but it says that the annotators gave no class, not what is
@@ -68,73 +69,43 @@ class Dubai:
         "data folder",
     )
 
-    def __init__(self) -> None:
-        self.options: dict[str, Any] = {}
-        self._root = paths.data_dir() / _FOLDER
-        self._found: dict[str, list[tuple[int, pairs.Pair]]] = {}
-        self._fingerprints: dict[str, str] = {}
+    folder = _FOLDER
+    counts: ClassVar[dict[str, int]] = {split: _IMAGES_PER_TILE * len(tiles) for split, tiles in _TILES.items()}
+    again = _AGAIN
 
     def prepare(self) -> None:
         """Check that every image has its mask and the other way round, and that the classes are the known ones.
 
         Raises NoDataError when the folder is missing, ReproError when the copy is incomplete."""
-        for split in self.info.splits:
-            self._pairs(split)
+        super().prepare()
         _check_titles(self._root / "classes.json")
-
-    def fingerprint(self, split: str) -> str:
-        """First 16 hex digits of the SHA-256 over (image id, SHA-256 of image, SHA-256 of mask) in order."""
-        if split not in self._fingerprints:
-            named = ((_image_id(tile, pair), pair) for tile, pair in self._pairs(split))
-            self._fingerprints[split] = pairs.fingerprint(named)
-        return self._fingerprints[split]
 
     def official(self, split: str) -> tuple[bool, str]:
         """Never official: nobody published a split. Says too when images are missing or reduced."""
-        found, expected = self._pairs(split), _IMAGES_PER_TILE * len(_TILES[split])
-        why = "no official split; whole tiles kept apart"
-        if len(found) != expected:
-            why += f"; {len(found)} of {expected} images"
-        longest = [(max(probe(pair[0])[1]), _LONGEST_SIDE[tile]) for tile, pair in found]
-        if any(side < published for side, published in longest):
-            why += f"; images reduced to {max(side for side, _ in longest)} pixels"
-        return False, why
-
-    def size(self, split: str) -> int:
-        """Number of images of a split."""
-        return len(self._pairs(split))
+        reasons, sizes = self._differences(split, "JPEG")
+        longest = [max(size) for size in sizes]
+        published = [_LONGEST_SIDE[int(name[len("tile")])] for name, _ in self._items(split)]
+        if any(side < whole for side, whole in zip(longest, published, strict=True)):
+            reasons.append(f"images reduced to {max(longest)} pixels")
+        return False, "; ".join(["no official split; whole tiles kept apart", *reasons])
 
     def sample(self, split: str, index: int) -> Sample:
         """Image uint8 [H,W,3] and semantic uint8 [H,W] with 0..4 and VOID.
 
         Raises ReproError naming the file when one is damaged, sizes differ or a colour is no class."""
-        tile, pair = self._pairs(split)[index]
+        name, pair = self._items(split)[index]
         image, colours = read_image(pair[0]), read_colours(pair[1])
-        pairs.check_sizes(pair, image.shape, colours.shape)
-        return Sample(_image_id(tile, pair), image, semantic=_decode(colours, pair[1]))
+        check_sizes(pair, image.shape, colours.shape)
+        return Sample(name, image, semantic=_decode(colours, pair[1]))
 
-    def _pairs(self, split: str) -> list[tuple[int, pairs.Pair]]:
-        """(tile, (image, mask)) of a split, in the order of tiles and stems."""
-        if split not in _TILES:
-            raise unknown_name("split of dubai", split, _TILES)
-        if not self._root.is_dir():
-            raise NoDataError(
-                f"Dubai's aerial images are not at {self._root}",
-                f"{self.info.manual} (REPRO_DATA says where that is)",
-            )
-        if split not in self._found:
-            folders = {tile: self._root / f"Tile {tile}" for tile in _TILES[split]}
-            self._found[split] = [
-                (tile, pair)
-                for tile, folder in folders.items()
-                for pair in pairs.match(folder / "images", folder / "masks", _AGAIN)
-            ]
-        return self._found[split]
-
-
-def _image_id(tile: int, pair: pairs.Pair) -> str:
-    """The files of all tiles have the same names."""
-    return f"tile{tile}_{pair[0].stem}"
+    def _find(self, split: str) -> list[Named]:
+        """In the order of tiles and stems; the files of all tiles have the same names."""
+        folders = {tile: self._root / f"Tile {tile}" for tile in _TILES[split]}
+        return [
+            (f"tile{tile}_{name}", pair)
+            for tile, folder in folders.items()
+            for name, pair in match((folder / "images", folder / "masks"), _AGAIN)
+        ]
 
 
 def _decode(colours: np.ndarray, path: Path) -> np.ndarray:

@@ -7,6 +7,8 @@ import numpy as np
 from repro.data.base import VOID
 from repro.errors import ReproError
 
+VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
+
 
 def median_frequency_weights(dataset: Any, split: str, num_classes: int) -> tuple[float, ...]:
     """Weight of every class in the loss: the median of all classes' frequencies over its own frequency.

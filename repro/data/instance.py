@@ -10,8 +10,10 @@ from keras import ops
 from repro.data.base import Sample
 from repro.data.cache import Fit
 from repro.data.detection import Mirror, fit_boxes
+from repro.data.masks import crop_mask
 from repro.errors import ReproError
-from repro.masks import crop_mask
+
+VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
 MASK_SIDE = 56  # cells of a mask in each direction
 

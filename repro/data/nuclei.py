@@ -12,6 +12,8 @@ from repro.data.base import Info
 from repro.data.coco_format import CocoFormat
 from repro.data.images import probe
 
+VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
+
 
 class Nuclei(CocoFormat):
     """Fluorescence and stained microscopy with the mask of every nucleus, from `nuclei` of the data folder."""

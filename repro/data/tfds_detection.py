@@ -17,6 +17,8 @@ from repro.data.base import Info, Sample
 from repro.data.images import decode_image
 from repro.data.tfds import TfdsDataset
 
+VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
+
 
 class TfdsDetection(TfdsDataset):
     """An image-and-boxes builder of TFDS. `flags` names the field of a sample for each flag of a stored object,

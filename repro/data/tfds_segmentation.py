@@ -12,6 +12,8 @@ from repro.data.base import VOID, Info, Sample
 from repro.data.images import decode_image, decode_labels
 from repro.data.tfds import TfdsDataset
 
+VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
+
 _NO_LABEL = -1
 
 

@@ -7,10 +7,9 @@ clipped; further out is an error.
 """
 
 import contextlib
-import fcntl
+import functools
 import math
 import os
-import re
 import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
@@ -21,11 +20,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from repro import paths
-from repro.data import pairs, voc_seg
+from repro.data import voc_seg
 from repro.data.base import Info, Sample
-from repro.data.download import Archive, extract, fetch
-from repro.data.images import probe, read_bytes, read_image
-from repro.errors import NoDataError, ReproError, unknown_name
+from repro.data.download import Archive, extract, install
+from repro.data.folder import Named, PairFolder, check_sizes, listed
+from repro.data.images import read_bytes, read_image
+from repro.errors import ReproError, unknown_name
+
+VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -45,21 +47,12 @@ class Part:
     marker: str
 
 
-class VocFolder:
-    """A folder in VOC's layout. A subclass says where it is (`folder`, below the data folder), which `parts` it is
-    fetched in, what its published splits count, and how long the longest side of its images is (pixels)."""
+class VocFolder(PairFolder):
+    """A folder in VOC's layout. A subclass says which `parts` it is fetched in, and how long the longest side of its
+    images is (pixels)."""
 
-    info: ClassVar[Info]
-    folder: ClassVar[str]
     parts: ClassVar[tuple[Part, ...]]
-    counts: ClassVar[dict[str, int]]
     longest_side: ClassVar[int]
-
-    def __init__(self) -> None:
-        self.options: dict[str, Any] = {}
-        self._root = paths.data_dir() / self.folder
-        self._found: dict[str, list[pairs.Pair]] = {}
-        self._fingerprints: dict[str, str] = {}
 
     def prepare(self) -> None:
         """Download the official archives whose lists are not there; check that no image or annotation is missing.
@@ -67,67 +60,39 @@ class VocFolder:
         Files that are there are kept. Raises NoDataError when an archive cannot be had, ReproError when the copy is
         incomplete."""
         for part in self.parts:
-            _install(part, self._root)
-        for split in self.info.splits:
-            self._pairs(split)
-
-    def fingerprint(self, split: str) -> str:
-        """First 16 hex digits of the SHA-256 over (stem, SHA-256 of image, SHA-256 of annotation) in list order."""
-        if split not in self._fingerprints:
-            self._fingerprints[split] = pairs.fingerprint((pair[0].stem, pair) for pair in self._pairs(split))
-        return self._fingerprints[split]
+            marker, merge = self._root / part.marker, functools.partial(_merge, part, self._root)
+            if not marker.exists():
+                install(part.archive, paths.data_dir(), part.inside, done=marker, unpack=merge)
+        super().prepare()
 
     def official(self, split: str) -> tuple[bool, str]:
         """Whether the split has the published number of images, as JPEG of the published longest side.
 
         No checksum of single files is published, so that edited pixels or boxes do not show here."""
-        found, count = self._pairs(split), self.counts[split]
-        headers = [probe(image) for image, _ in found]
-        others = sorted({encoding for encoding, _ in headers} - {"JPEG"})
-        longest = max(max(size) for _, size in headers)
-        reasons = [f"{len(found)} of {count} images"] if len(found) != count else []
-        reasons += [f"images re-encoded as {' and '.join(others)}"] if others else []
-        if longest != self.longest_side:
-            reasons.append(f"the longest side is {longest} instead of {self.longest_side} pixels")
-        return not reasons, "; ".join(reasons)
-
-    def size(self, split: str) -> int:
-        """Number of images of a split."""
-        return len(self._pairs(split))
+        return self._longest_differs(split, "JPEG", self.longest_side)
 
     def sample(self, split: str, index: int) -> Sample:
         """Image uint8 [H,W,3], boxes [M,4], classes, difficult and truncated [M]; M is 0 where no object is marked.
 
         Raises ReproError naming the file when image or annotation is damaged, the two disagree about the size, or a
         box lies outside the image or has no area."""
-        pair, again = self._pairs(split)[index], self._again()
+        (name, pair), again = self._items(split)[index], self.again
         # the boxes were drawn over the stored pixels, whatever the EXIF orientation says
         image = read_image(pair[0], upright=False)
         size, objects = read_objects(pair[1], self.info.classes)
-        pairs.check_sizes(pair, image.shape, size, again)
+        check_sizes(pair, image.shape, size, again)
         objects["boxes"] = checked_boxes(objects["boxes"], size, lambda i: f"object {i + 1} of {pair[1]}", again)
-        return Sample(pair[0].stem, image, **objects)
+        return Sample(name, image, **objects)
 
-    def _again(self) -> str:
+    @property
+    def again(self) -> str:
+        """The cure of an incomplete copy."""
         return f"unpack {' and '.join(part.archive.filename for part in self.parts)} again"
 
-    def _pairs(self, split: str) -> list[pairs.Pair]:
-        if split not in self.counts:
-            raise unknown_name(f"split of {self.info.name}", split, self.counts)
-        if split not in self._found:
-            names = self._root / "ImageSets" / "Main" / f"{split}.txt"
-            for path in (self._root, names):
-                if not path.exists():
-                    raise NoDataError(f"{path} does not exist", f"`repro data {self.info.name}` fetches it")
-            images, annotations = self._root / "JPEGImages", self._root / "Annotations"
-            stems = _stems(names, self._again())
-            found = [(images / f"{stem}.jpg", annotations / f"{stem}.xml") for stem in stems]
-            missing = [path for pair in found for path in pair if not path.is_file()]
-            if missing:
-                others = f", like {len(missing) - 1} more" if len(missing) > 1 else ""
-                raise ReproError(f"{missing[0]}, which {names} asks for, does not exist{others}", self._again())
-            self._found[split] = found
-        return self._found[split]
+    def _find(self, split: str) -> list[Named]:
+        names = self._root / "ImageSets" / "Main" / f"{split}.txt"
+        self._check(names)
+        return listed(names, self._root / "JPEGImages", self._root / "Annotations", ".xml", self.again)
 
 
 def checked_boxes(
@@ -205,50 +170,8 @@ def _flag(item: ElementTree.Element, tag: str, where: str) -> bool:
     return text == "1"
 
 
-def _stems(path: Path, cure: str) -> list[str]:
-    """The names in a list of images, each once."""
-    stems: dict[str, int] = {}
-    for number, line in enumerate(read_bytes(path).decode("ascii", "replace").splitlines(), 1):
-        stem = line.strip()
-        if not stem:
-            continue
-        if not re.fullmatch(r"[\w-]+", stem, re.ASCII):
-            raise ReproError(f"{path} line {number} is {stem[:60]!r}, not the name of an image", cure)
-        if stem in stems:
-            raise ReproError(f"{path} names {stem} in line {stems[stem]} and in line {number}", "keep one of them")
-        stems[stem] = number
-    if not stems:
-        raise ReproError(f"{path} names no image", cure)
-    return list(stems)
-
-
-def _install(part: Part, target: Path) -> None:
-    """Fetch an archive and move its files into `target`, its list last, unless that list is there."""
-    root, archive = paths.data_dir(), part.archive
-    if (target / part.marker).exists():
-        return
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with open(root / f".{archive.filename}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits here and then finds the data
-            if not (target / part.marker).exists():
-                _check_room(archive, root)
-                fetch(archive, root / archive.filename)
-                _merge(root / archive.filename, part, target)
-    except OSError as error:
-        cure = "make room or check the permissions, or set REPRO_DATA to another folder"
-        raise NoDataError(f"{root} cannot take the data ({error.strerror or error})", cure) from None
-
-
-def _check_room(archive: Archive, root: Path) -> None:
-    needed = archive.unpacked + (0 if (root / archive.filename).exists() else archive.size)
-    free = shutil.disk_usage(root).free
-    if free < needed:
-        problem = f"{archive.dataset} needs {needed / 2**30:.1f} GiB more, {root} has {free / 2**30:.1f} GiB free"
-        raise NoDataError(problem, "make room, or set REPRO_DATA to a folder on a larger disk")
-
-
-def _merge(packed: Path, part: Part, target: Path) -> None:
+def _merge(part: Part, target: Path, packed: Path) -> None:
+    """Move an archive's files into `target`, its list last; what the user put there stays."""
     staging = packed.with_name(f".{packed.name}.files")
     try:
         shutil.rmtree(staging, ignore_errors=True)
@@ -257,7 +180,7 @@ def _merge(packed: Path, part: Part, target: Path) -> None:
         for path in sorted(files, key=lambda path: path.match(part.marker)):
             moved = target / path.relative_to(staging / part.inside)
             moved.parent.mkdir(parents=True, exist_ok=True)
-            if not moved.exists():  # what the user put there stays
+            if not moved.exists():
                 os.replace(path, moved)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

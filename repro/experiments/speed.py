@@ -1,93 +1,212 @@
-"""Architectures, speed and peers.
+"""How long a network takes: eager, traced and compiled; forward and training; one image and the best batch."""
 
-architectures  seconds: every network built without memory, counted
-speed-*        smoke: narrow, 64x64; lab: full width at the paper's size (3 to 5 minutes each on 2 cores)
-speed-camvid-* lab: FCN-8s, SegNet and U-Net at one input size, so that their times can be compared
-peer-vgg16     VGG-16's convolutions beside keras.applications, keras-cv and torchvision
-operations-*   lab: non-maximum suppression, RoI pooling and alignment, selective search beside other libraries'
-"""
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
 
-from repro.experiments.base import Experiment
-from repro.harness.config import Data, Inspect, Network, Operations, Peer, Speed
-from repro.registry import ARCHITECTURES
+import numpy as np
 
-_ARCHITECTURES = Experiment(
-    name="architectures",
-    about="parameters, shapes and operations of every architecture",
-    configs={"smoke": Inspect(), "lab": Inspect(), "paper": Inspect()},
-    value=100,
-    seconds={"smoke": 2, "lab": 2, "paper": 2},
-    seeds=sum(len(entry.variants) for entry in ARCHITECTURES.values()),  # one result each
+from repro import backend, facts, registry
+from repro.engine.bench import best_throughput, prepare
+from repro.engine.timing import PROTOCOL, bind, measure
+from repro.experiments.kind import Kind, of_kind
+from repro.records.result import Result, Xla
+from repro.records.run import Outcome, Progress, Run
+from repro.records.settings import Network
+from repro.report import pooling
+from repro.report.headline import best_pools
+from repro.report.render import Row, Section, TableInfo, columns, number
+from repro.report.timings import SPEED, by_scale, ratio_of, repetitions, speed_row
+
+VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
+
+_LETTER = "X"
+_INFERENCE = (
+    *SPEED,
+    *columns("batch*", "latency.eager:eager ms", "latency.graph:graph ms", "latency.xla:XLA ms", "n"),
+    *columns("speedup:graph/XLA", "compile.graph:graph compile s", "compile.xla:XLA compile s"),
+    *columns("throughput:XLA images/s", "memory:peak MiB"),
+)
+_TRAINING = (
+    *SPEED,
+    *columns("train_batch:batch*", "train_step.graph:graph step ms", "train_step.xla:XLA step ms", "step_n:n"),
+    *columns("step_speedup:graph/XLA", "compile_train.graph:graph compile s", "compile_train.xla:XLA compile s"),
+    *columns("step_memory:peak MiB"),
 )
 
 
-def _speed(name: str, task: str) -> Experiment:
-    configs = {"lab": Speed(network=Network(name=name), batches=(1, 2, 4, 8, 16, 32))}
-    if name in _SMOKE:
-        options = {"padding": "same"} if task == "segmentation" else {}
-        narrow = Network(name=name, width=1 / 8, depth=0.5, input_size=(64, 64), options=options)
-        configs["smoke"] = Speed(network=narrow, batches=(1, 8, 32), train_batch=8, repetitions=20, warmup=5, seconds=4)
-    return Experiment(
-        name=f"speed-{name}",
-        about=f"latency, throughput, train step and compilation of {name}: eager, traced, XLA",
-        configs=configs,
-        value=40,
-        seconds={"smoke": 15, "lab": 120},
+class Speed(Kind, tag="speed"):
+    """Time a network with random weights: forward pass and train step, by mode, and the best batch."""
+
+    RESULT: ClassVar[str] = "speed"
+    TABLES: ClassVar[tuple[TableInfo, ...]] = (
+        TableInfo(
+            "xla",
+            "Eager, graph and XLA",
+            (
+                "Times are medians over n repetitions after warm-up, with the 5th to 95th percentile in "
+                "parentheses; the device is synchronised, and compile time is measured apart. Rows pool machines "
+                "with the same accelerator (or CPU) and driver, never another: median of the runs' medians, lowest "
+                "p5, highest p95. Latency is one forward pass. Eager runs operation by operation, graph is "
+                "`tf.function`, XLA is one compiled program; JAX has no graph mode, so that these cells stay open. "
+                "Scale `paper` is the whole network at its paper's input size.",
+            ),
+        ),
     )
 
+    network: Network
+    precision: str = "float32"
+    modes: tuple[str, ...] = ("eager", "graph", "xla")
+    batches: tuple[int, ...] = (1, 2, 4)
+    train_batch: int = 1
+    warmup: int = 10
+    repetitions: int = 50
+    seconds: float = 60.0
 
-# one classifier and one segmenter are enough to see that timing works
-_SMOKE = ("vgg16", "fcn8s")
-# the segmenters that are compared, on one kind of image: CamVid's
-_COMPARED = ("fcn8s", "segnet", "unet")
-_PEERS = ("keras_applications", "keras_cv", "torchvision")
+    def run(self, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
+        """Forward pass, best batch, then train step."""
+        for _ in runs:
+            yield self._time(progress)
 
-PRESETS = (
-    _ARCHITECTURES,
-    *(_speed(entry.name, entry.task) for entry in ARCHITECTURES.values() if entry.task != "detection"),
-    *(
-        Experiment(
-            name=f"speed-camvid-{name}",
-            about=f"as speed-{name}, for CamVid: 360x480 RGB, 11 classes",
-            configs={
-                "lab": Speed(
-                    network=Network(
-                        name=name,
-                        input_size=(360, 480),
-                        channels=3,
-                        num_classes=11,
-                        options={} if name == "segnet" else {"padding": "same"},
-                    ),
-                    batches=(1, 2, 4, 8, 16, 32),
-                )
+    def _time(self, progress: Progress) -> Outcome:
+        from repro.tasks.networks import build, inference_part
+
+        tf32, entry = prepare(self.precision), registry.architecture(self.network.name)
+        trained = build(self.network, entry.num_classes, heads="train")
+        network = inference_part(trained)
+        modes = tuple(mode for mode in self.modes if mode != "graph" or backend.name() == "tensorflow")
+        memory: dict[str, float] = {}
+
+        def given(mode: str, batch: int) -> Callable[[], Any]:
+            return bind(backend.forward(network, mode), backend.to_device(_images(batch, network)))
+
+        calls = {mode: given(mode, 1) for mode in modes}
+        compile_cost, latency = measure(calls, self.warmup, self.repetitions, self.seconds)
+        timings = {f"latency.{mode}": timing for mode, timing in latency.items()}
+        timings |= {f"compile.{mode}": timing for mode, timing in compile_cost.items() if mode != "eager"}
+        memory["forward"] = backend.peak_memory_mib()
+        progress(0.4, "forward timed")
+
+        timings["throughput.xla"], best = best_throughput(
+            lambda batch: given("xla", batch), self.batches, self.seconds, self.repetitions
+        )
+        memory["throughput"] = backend.peak_memory_mib()
+        progress(0.7, "throughput timed")
+
+        steps = {mode: self._train_step(trained, mode) for mode in modes if mode != "eager"}
+        compile_cost, latency = measure(steps, self.warmup, self.repetitions, self.seconds)
+        timings |= {f"train_step.{mode}": timing for mode, timing in latency.items()}
+        timings |= {f"compile_train.{mode}": timing for mode, timing in compile_cost.items()}
+        memory["train"] = backend.peak_memory_mib()
+        return Outcome(
+            scale=self.scale(),
+            metrics={
+                "batch": 1,
+                "train_batch": self.train_batch,
+                "throughput_batch": best,
+                "peak_memory_mib": {name: round(value, 1) for name, value in memory.items()},
+                "num_classes": self.network.num_classes or entry.num_classes,
             },
-            value=45,
-            seconds={"lab": 120},
+            protocol={
+                **PROTOCOL,
+                "timed region": "uint8-range float images on the device to class scores; the train step also copies "
+                "its batch to the device and reads the loss",
+            },
+            timings=timings,
+            tf32=tf32,
+            xla=Xla(requested=True, used="xla" in modes),
+            peak_memory_mib=round(memory["train"], 1),
         )
-        for name in _COMPARED
-    ),
-    Experiment(
-        name="peer-vgg16",
-        about="VGG-16's convolutions: ours beside other libraries, same weights, same run",
-        configs={
-            "smoke": Peer(input_size=(64, 64), peers=_PEERS[:2], repetitions=20, warmup=5, seconds=5),
-            "lab": Peer(input_size=(224, 224), peers=_PEERS),
-        },
-        value=35,
-        seconds={"smoke": 15, "lab": 60},
-    ),
-    *(
-        Experiment(
-            name=f"operations-{part.replace('_', '-')}",
-            about=f"{title}: ours beside other libraries, same inputs, same run",
-            configs={"lab": Operations(part=part, **settings)},
-            value=34,
-            seconds={"lab": seconds},
-        )
-        for part, title, settings, seconds in (
-            ("nms", "non-maximum suppression", {}, 20),
-            ("roi", "RoI pooling and RoIAlign", {"seconds": 20.0}, 130),
-            ("selective_search", "selective search", {"data": Data(name="voc2007"), "images": 40}, 80),
-        )
-    ),
-)
+
+    def _train_step(self, network: Any, mode: str) -> Callable[[], Any]:
+        """One SGD step on a random batch, compiled or only traced."""
+        import keras
+
+        from repro.tasks.learners import Learner
+
+        learner = Learner(network, registry.module_of(self.network.name).loss, {}, None)
+        learner.compile(optimizer=keras.optimizers.SGD(1e-6, momentum=0.9), jit_compile=mode == "xla")
+        images = _images(self.train_batch, network).astype("uint8")
+        if registry.architecture(self.network.name).task == "segmentation":
+            labels = {"semantic": np.zeros(images.shape[:3], "uint8")}
+        else:
+            labels = {"label": np.zeros(len(images), "int32")}
+        return lambda: learner.train_on_batch({"image": images, **labels})
+
+    def scale(self) -> str:
+        """The whole network at its paper's input size is "paper", whole at another size "reduced", else "smoke"."""
+        if self.network.width < 1 or self.network.depth < 1:
+            return "smoke"
+        size = registry.architecture(self.network.name).input_size
+        return "paper" if (self.network.input_size or size) == size else "reduced"
+
+    @classmethod
+    def sections(cls, results: Sequence[Result]) -> dict[str, list[Section]]:
+        """Inference and training step, by scale, and what the FCN paper printed."""
+        sections: list[Section] = []
+        for scale, chosen in by_scale(pooling.speed_pools(of_kind(results, cls))):
+            rows, notes = tuple(map(_row, chosen)), pooling.protocol_notes(chosen, _LETTER)
+            missed = [e.row_id(_LETTER) for e in chosen if any(r.xla.requested and not r.xla.used for r in e.results)]
+            notes += [f"XLA was asked for and did not run in {', '.join(missed)}."] if missed else []
+            notes += [] if sections else [_published_latency()]
+            sections.append(Section(pooling.heading(scale, "Inference"), _INFERENCE, rows, tuple(notes)))
+            if steps := tuple(row for row in rows if row.cells["step_n"]):
+                sections.append(Section(pooling.heading(scale, "Training step"), _TRAINING, steps, csv=False))
+        return {"xla": sections}
+
+    @classmethod
+    def headline(cls, results: Sequence[Result]) -> list[list[str]]:
+        """The latency of each model on each kind of machine."""
+        pools = pooling.speed_pools(of_kind(results, cls))
+        same = [(pooling.model_title(p.first), pooling.hardware(p.first.machine)) for p in pools]
+        rows = []
+        for entry in best_pools(pools, same):
+            first, title, device = entry.first, pooling.model_title(entry.first), pooling.hardware(entry.first.machine)
+            parts = []
+            for mode, name in (("xla", "XLA"), ("graph", "graph"), ("eager", "eager")):
+                timing = pooling.pooled_timing(entry.results, f"latency.{mode}")
+                parts += [f"{name} {number(timing.median)} ms"] if timing else []
+            run = f"width {first.width:g}, {device}, {first.backend} {pooling.precision_of(first)}"
+            state = " (stale)" if entry.code == "stale" else ""
+            where = f"{pooling.size_text(first.input_size)}, batch {first.metrics.get('batch', 1)}"
+            if parts:
+                shown = ", ".join(parts) + state
+                rows.append([title, where, first.scale, shown, run, f"`{entry.row_id(_LETTER)}`"])
+        return rows
+
+
+def _images(batch: int, network: Any) -> np.ndarray:
+    from repro.tasks.networks import image_shape
+
+    return np.random.default_rng(0).uniform(0, 255, (batch, *image_shape(network))).astype("float32")
+
+
+def _row(entry: pooling.Pool) -> Row:
+    forward, step = [[f"{kind}.{mode}" for mode in ("graph", "xla")] for kind in ("latency", "train_step")]
+    compiles = [f"{kind}.{mode}" for kind in ("compile", "compile_train") for mode in ("graph", "xla")]
+    row, timings = speed_row(entry, _LETTER, ("latency.eager", *forward, *step, *compiles, "throughput.xla"))
+    metrics = entry.first.metrics
+    row.cells["batch"] = str(metrics.get("batch", 1))
+    row.cells["train_batch"] = str(metrics.get("train_batch", ""))
+    row.cells["n"] = repetitions(timings[name] for name in ("latency.eager", *forward))
+    row.cells["step_n"] = repetitions(timings[name] for name in step)
+    for name, (graph, xla) in (("speedup", forward), ("step_speedup", step)):
+        ratio = ratio_of(timings[graph], timings[xla])
+        row.cells[name] = "" if ratio is None else f"{ratio:.2f}"
+        row.values[f"{name}_graph_over_xla"] = ratio
+    if timings["throughput.xla"]:
+        row.cells["throughput"] = f"{number(timings['throughput.xla'].median)} (batch {metrics['throughput_batch']})"
+        row.values["throughput_batch"] = metrics["throughput_batch"]
+    for name, keys in (("memory", ("latency.xla", "forward")), ("step_memory", ("train_step.xla", "train"))):
+        peaks = [r.metrics.get("peak_memory_mib", {}).get(key) for r in entry.results for key in keys]
+        peak = max((value for value in peaks if value), default=None)
+        row.cells[name] = "" if peak is None else f"{peak:.0f}"
+        row.values[f"{name}_mib"] = peak
+    peaks = [r.peak_memory_mib for r in entry.results if r.peak_memory_mib]
+    row.values["peak_memory_mib"] = max(peaks, default=None)
+    return row
+
+
+def _published_latency() -> str:
+    found = [facts.paper_value("fcn", key) for key in ("fcn8s.latency", "fcn_vgg16.latency_500x500")]
+    parts = [f"{fact.note.split(';')[0]} {fact.value} {fact.unit} ({fact.source})" for fact in found]
+    return f"For orientation, the FCN paper printed on a Tesla K40c: {', '.join(parts)}."

@@ -4,6 +4,8 @@ import numpy as np
 
 from repro.errors import ReproError
 
+VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
+
 
 def classification_protocol() -> dict[str, str]:
     """The choices behind the classification scores, in words, for result files and table captions."""

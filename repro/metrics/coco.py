@@ -15,6 +15,8 @@ from pycocotools.cocoeval import COCOeval
 from repro.errors import ReproError
 from repro.metrics.detection import checked
 
+VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
+
 # the first nine of pycocotools' twelve summary figures
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_1", "ar_10", "ar_100")
 
@@ -49,23 +51,50 @@ def coco_ap(
 
     Raises ReproError for lists of different lengths, areas that do not fit, and as `precision_recall` does."""
     detections, objects = checked(predictions, truths, num_classes)
-    if len(image_sizes) != len(truths):
-        raise ReproError(f"sizes of {len(image_sizes)} images, truths of {len(truths)}", "give one of each an image")
-    images = [{"id": n, "height": int(height), "width": int(width)} for n, (height, width) in enumerate(image_sizes)]
     truth = [
-        {**_annotation(n, image, m, areas), "iscrowd": int(image["crowd"][m]), "difficult": bool(image["difficult"][m])}
+        {**_box(image, m, areas), "difficult": bool(image["difficult"][m])}
         for n, image in enumerate(objects)
         for areas in [_areas(n, image, truths[n])]
         for m in range(len(areas))
     ]
     result = [
-        {**_annotation(n, image, m, areas), "iscrowd": 0, "score": float(image["scores"][m])}
+        _box(image, m, areas)
         for n, image in enumerate(detections)
         for areas in [_areas(n, image, {})]
         for m in range(len(areas))
     ]
+    return coco_scores(detections, result, objects, truth, image_sizes, num_classes, "bbox")
+
+
+def coco_scores(
+    detections: Sequence[dict[str, Any]], result: Sequence[dict[str, Any]], objects: Sequence[dict[str, Any]],
+    truth: Sequence[dict[str, Any]], image_sizes: Sequence[tuple[int, int]], num_classes: int, iou_type: str,
+) -> dict[str, float | None]:  # fmt: skip
+    """pycocotools' figures by `NAMES`, None where there is no object to find. `result` and `truth` are its annotations
+    of the `detections` and `objects` of all images, one after another, by "bbox" or "segm".
+
+    Raises ReproError for sizes of another number of images."""
+    if len(image_sizes) != len(objects):
+        raise ReproError(f"sizes of {len(image_sizes)} images, truths of {len(objects)}", "give one of each an image")
+    images = [{"id": n, "height": int(height), "width": int(width)} for n, (height, width) in enumerate(image_sizes)]
+
+    def index(entries: Sequence[dict[str, Any]], annotations: Sequence[dict[str, Any]], **fields: Any) -> COCO:
+        """pycocotools' index. Its own `loadRes` fails on an empty list."""
+        places = [(n, m) for n, entry in enumerate(entries) for m in range(len(entry["classes"]))]
+        numbered = []
+        # numbers start at 1: pycocotools takes the number 0 of a match for no match
+        for number, ((n, m), annotation) in enumerate(zip(places, annotations, strict=True), 1):
+            own = {"id": number, "image_id": n, "category_id": int(entries[n]["classes"][m]), "iscrowd": 0}
+            numbered.append(own | {key: cast(entries[n][name][m]) for key, (name, cast) in fields.items()} | annotation)
+        coco = COCO()
+        categories = [{"id": k} for k in range(num_classes)]
+        coco.dataset = {"images": images, "annotations": numbered, "categories": categories}
+        coco.createIndex()
+        return coco
+
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = _Evaluation(_coco(images, truth, num_classes), _coco(images, result, num_classes), iouType="bbox")
+        known = index(objects, truth, iscrowd=("crowd", int))
+        evaluation = _Evaluation(known, index(detections, result, score=("scores", float)), iouType=iou_type)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -83,19 +112,13 @@ class _Evaluation(COCOeval):
         super()._prepare()
         for objects in self._gts.values():
             for truth in objects:
-                truth["ignore"] = truth["iscrowd"] or truth["difficult"]
+                truth["ignore"] = truth["iscrowd"] or truth.get("difficult", False)
 
 
-def _annotation(number: int, image: dict[str, np.ndarray], index: int, areas: np.ndarray) -> dict[str, Any]:
-    """What COCO says of one box of one image; its boxes are x, y, width and height."""
+def _box(image: dict[str, np.ndarray], index: int, areas: np.ndarray) -> dict[str, Any]:
+    """COCO's box: x, y, width and height; and its area."""
     x1, y1, x2, y2 = image["boxes"][index].tolist()
-    category = int(image["classes"][index])
-    return {
-        "image_id": number,
-        "category_id": category,
-        "bbox": [x1, y1, x2 - x1, y2 - y1],
-        "area": float(areas[index]),
-    }
+    return {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": float(areas[index])}
 
 
 def _areas(number: int, arrays: dict[str, np.ndarray], truth: dict[str, Any]) -> np.ndarray:
@@ -107,13 +130,3 @@ def _areas(number: int, arrays: dict[str, np.ndarray], truth: dict[str, Any]) ->
             f"truth of image {number} has {len(boxes)} boxes and areas {areas.tolist()}", "give one a box, in pixels"
         )
     return areas
-
-
-def _coco(images: list[dict[str, Any]], annotations: list[dict[str, Any]], num_classes: int) -> COCO:
-    """pycocotools' index. Its own `loadRes` fails on an empty list."""
-    # numbers start at 1: pycocotools takes the number 0 of a match for no match
-    numbered = [{**annotation, "id": number} for number, annotation in enumerate(annotations, 1)]
-    coco = COCO()
-    coco.dataset = {"images": images, "annotations": numbered, "categories": [{"id": k} for k in range(num_classes)]}
-    coco.createIndex()
-    return coco

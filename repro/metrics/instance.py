@@ -4,23 +4,21 @@ Lin et al., "Microsoft COCO: Common Objects in Context" (ECCV 2014); He et al. 2
 
 A prediction of an image is dict(boxes [D,4], scores [D], classes int [D], masks, D run-length encoded masks), a truth
 dict(boxes [M,4], classes int [M], crowd bool [M], masks, M of them), which may have `area` [M] in pixels; see
-`repro.masks` for the encoding and `repro.metrics.detection` for boxes and classes.
+`repro.data.masks` for the encoding and `repro.metrics.detection` for boxes and classes.
 """
 
-import contextlib
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
+from repro.data.masks import run_lengths
 from repro.errors import ReproError
-from repro.masks import run_lengths
-from repro.metrics.coco import NAMES
+from repro.metrics.coco import coco_scores
 from repro.metrics.detection import box_iou, checked
+
+VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
 
 def instance_protocol() -> dict[str, str]:
@@ -39,37 +37,23 @@ def coco_mask_ap(
     image_sizes: Sequence[tuple[int, int]],
     num_classes: int,
 ) -> dict[str, float | None]:
-    """COCO's mask AP and AR, as fractions under `NAMES` of `repro.metrics.coco`, each None where there is no object to
+    """COCO's mask AP and AR, as fractions under the names of `coco_ap`, each None where there is no object to
     find. image_sizes: (height, width) of each image.
 
     A truth's `area` sorts it into small, medium and large; without it that of its mask does. A crowd counts neither as
     found nor as missed, and takes every detection whose share inside it reaches the IoU. Raises ReproError for lists
     of different lengths, masks of another number than the boxes or another size than the image, run lengths and areas
     that make no sense, and as `precision_recall` of `repro.metrics.detection`."""
-    if len(image_sizes) != len(truths):
-        raise ReproError(f"sizes of {len(image_sizes)} images, truths of {len(truths)}", "give one of each an image")
     detections, objects = _checked(predictions, truths, num_classes, image_sizes)
-    images = [{"id": n, "height": int(height), "width": int(width)} for n, (height, width) in enumerate(image_sizes)]
-    truth = [
-        _annotation(n, entry, m) | {"iscrowd": int(entry["crowd"][m])}
-        for n, entry in enumerate(objects)
-        for m in range(len(entry["classes"]))
-    ]
-    result = [
-        _annotation(n, entry, m) | {"iscrowd": 0, "score": float(entry["scores"][m])}
-        for n, entry in enumerate(detections)
-        for m in range(len(entry["classes"]))
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_coco(images, truth, num_classes), _coco(images, result, num_classes), iouType="segm")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    # pycocotools writes -1 for what is undefined
-    return {
-        name: None if value < 0 else float(value)
-        for name, value in zip(NAMES, evaluation.stats[: len(NAMES)], strict=True)
-    }
+    truth, result = (
+        [
+            {"segmentation": entry["masks"][m], "area": float(entry["area"][m])}
+            for entry in entries
+            for m in range(len(entry["classes"]))
+        ]
+        for entries in (objects, detections)
+    )
+    return coco_scores(detections, result, objects, truth, image_sizes, num_classes, "segm")
 
 
 def mask_iou(
@@ -114,6 +98,8 @@ def _checked(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """What `checked` gives for each image, with `masks` as pycocotools takes them and `area` float64 [M]. Where the
     size of an image is None, its masks only have to share one."""
+    if len(image_sizes) != len(truths):
+        raise ReproError(f"sizes of {len(image_sizes)} images, truths of {len(truths)}", "give one of each an image")
     # COCO's data has no difficult objects
     plain = [{"difficult": np.zeros(len(truth.get("classes", ())), bool), **truth} for truth in truths]
     detections, objects = checked(predictions, plain, num_classes)
@@ -146,22 +132,3 @@ def _masks(
     if areas.shape != (count,) or not (areas >= 0).all():
         raise ReproError(f"{where} has {count} masks and areas {areas.tolist()}", "give one a mask, in pixels")
     return {"masks": [{"size": list(mask["size"]), "counts": mask["counts"]} for mask in masks], "area": areas}
-
-
-def _annotation(number: int, image: dict[str, Any], index: int) -> dict[str, Any]:
-    """What COCO says of one object of one image."""
-    return {
-        "image_id": number,
-        "category_id": int(image["classes"][index]),
-        "segmentation": image["masks"][index],
-        "area": float(image["area"][index]),
-    }
-
-
-def _coco(images: list[dict[str, Any]], annotations: list[dict[str, Any]], num_classes: int) -> COCO:
-    # numbers start at 1: pycocotools takes the number 0 of a match for no match
-    numbered = [{**annotation, "id": number} for number, annotation in enumerate(annotations, 1)]
-    coco = COCO()
-    coco.dataset = {"images": images, "annotations": numbered, "categories": [{"id": k} for k in range(num_classes)]}
-    coco.createIndex()
-    return coco

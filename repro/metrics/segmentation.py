@@ -11,6 +11,8 @@ import numpy as np
 
 from repro.errors import ReproError
 
+VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
+
 
 def segmentation_protocol() -> dict[str, str]:
     """The choices behind `segmentation_scores`, in words, for result files and table captions."""

@@ -27,6 +27,8 @@ from repro.ops.boxes import MIN_SIDE, box_area, clip_boxes, pairwise_iou, side_l
 from repro.ops.matching import gather
 from repro.ops.nms import class_nms
 
+VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
+
 STRIDE = 32
 # widths and heights in cells of the grid, by k-means on the boxes of each data set (Section 2, "Dimension Clusters")
 ANCHORS = {

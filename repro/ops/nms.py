@@ -62,7 +62,8 @@ def class_nms(
     float type, computed in float32. Only finite scores above `score_threshold` (not equal to it) take part, and with
     `per_class_pool` only so many of the best of a class. Returns D = `max_output` detections an image, best first:
     `boxes` float32 [B,D,4], `scores` float32 [B,D], `classes` int32 [B,D], and `count` int32 [B], how many there
-    are; the others, at the end, have boxes and scores 0 and class -1. No gradient flows.
+    are; the others, at the end, have boxes and scores 0 and class -1. `candidates` int32 [B] counts the scores that
+    took part. No gradient flows.
 
     Of equal scores the lower class comes first, then the lower index. There are at most D, where Fast R-CNN's code
     returns all that tie with the last. Memory is that of the inputs, sorted, and a small part beside it.
@@ -98,6 +99,7 @@ def class_nms(
         "scores": ops.pad(ops.where(found, scores, 0.0), ((0, 0), padding)),
         "classes": ops.pad(ops.where(found, places // each, -1), ((0, 0), padding), constant_values=-1),
         "count": ops.sum(ops.cast(found, "int32"), axis=1),
+        "candidates": ops.sum(ops.reshape(count, (-1, classes)), axis=1),
     }
 
 

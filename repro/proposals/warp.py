@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 
+VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
+
 
 def warp(image: np.ndarray, box: np.ndarray, size: tuple[int, int], fill: tuple[float, ...]) -> np.ndarray:
     """The part `box` (x1,y1,x2,y2) of an image uint8 [H,W,C], whatever its shape, as uint8 [h,w,C] of `size`,

@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from repro import facts
-from repro.harness.record import Result
+from repro import facts, paths
+from repro.records.result import Result
 from repro.registry import ARCHITECTURES
-from repro.report import render
-from repro.report.cost import cost_sections
+from repro.report import detectors, galleries, render
+from repro.report.cost import CAPTION as COST
+from repro.report.cost import cost_sections, cost_table, speed_figure
+from repro.report.curves import training_figure
+from repro.report.figures import Picture
 from repro.report.pooling import (
     BASELINE,
     CODE,
@@ -16,7 +19,6 @@ from repro.report.pooling import (
     SCALES,
     SETUP,
     TRAINING,
-    CodeHash,
     Estimate,
     Pool,
     accuracy_pools,
@@ -31,7 +33,7 @@ from repro.report.pooling import (
     settings,
     setup_of,
 )
-from repro.report.render import Row, Section, Table, columns
+from repro.report.render import Row, Section, Table, TableInfo, columns, to_csv
 
 _RAND_NOTE = (
     "V_rand: foreground-restricted Rand score after border thinning (Arganda-Carreras et al. 2015), cells at a "
@@ -39,6 +41,63 @@ _RAND_NOTE = (
     "that its column flatters every row."
 )
 _OTHER = {"boundary_f1": "boundary F1", "rand_error": "Rand error", "iou": "IoU"}
+
+
+_POOLED = (
+    "A row pools the runs of one experiment on one backend, at one precision, settings and versions of "
+    "the code: mean ± sample standard deviation over seeds, no ± with one seed; a seed that ran on several "
+    "machines is averaged first. `images seen` counts training images, those of the runs it was initialised "
+    "from included. `machines` says whether the means of several machines agree: they differ by less than "
+    "0.05 points or by at most two standard errors (undecided: they differ, and one of them ran a single "
+    "seed)."
+)
+_COMPARABLE = (
+    "Rows in one section share data, split and scale and may be compared; rows of different sections may "
+    "not. What else they share (start, images seen, loss, augmentation, width, input) stands above each "
+    "section, and where they differ it is a column: a comparison is as fair as these columns say. An input of "
+    "`256x256 tiles of 512x512` sees a part of each image at a time, in training and in scoring. `loss`: "
+    "cross-entropy, the same mean over pixels unless it says otherwise; median-frequency weights its classes, a "
+    "weight map its pixels; a detector's is that of its paper's file. The paper's figure stands only beside the same "
+    "official data and split; it was reached with the paper's own training."
+)
+TABLES = (
+    TableInfo("classification", "Classification", (_POOLED, _COMPARABLE, COST)),
+    TableInfo("segmentation", "Semantic segmentation", (_POOLED, _COMPARABLE, COST)),
+    TableInfo("detection", "Object detection", (_POOLED, _COMPARABLE, COST)),
+    TableInfo(
+        "instance",
+        "Instance segmentation",
+        (
+            _POOLED,
+            _COMPARABLE,
+            COST,
+            "AP is COCO's, of masks and of boxes. A row `without masks` is Faster R-CNN on the same network; rows with "
+            "another label differ from the plain one in that alone.",
+        ),
+    ),
+)
+
+
+def sections(results: Sequence[Result]) -> dict[str, list[Section]]:
+    """The scores of every task with their costs, by table; of detectors what proposals recall and training took."""
+    found = {task: accuracy_sections(task, results) for task in METRICS}
+    found["detection"] += detectors.recall_sections(results)
+    return found | {"rcnn_lineage_speed": detectors.training_sections(results)}
+
+
+def figures(results: Sequence[Result]) -> dict[str, Picture | str]:
+    """Curves, speed against accuracy and galleries, and the long tables of costs and classes, by file name."""
+    files: dict[str, Picture | str | None] = {}
+    for task in METRICS:
+        files[f"curves_{task}.png"] = training_figure(results, task)
+        files[f"speed_accuracy_{task}.png"] = speed_figure(results, task)
+    files["recall_detection.png"] = detectors.recall_figure(results)
+    files["speed_accuracy_detectors.png"] = speed_figure(results, "detection", across_inputs=True)
+    for draw in (galleries.semantic_pictures, galleries.stage_pictures, galleries.instance_pictures):
+        files |= draw(results, paths.results_dir())
+    long = [per_class_table(results), *(cost_table(results, task) for task in METRICS)]
+    files |= {f"{table.name}.csv": to_csv(table) for table in long if table.sections}
+    return {name: content for name, content in files.items() if content is not None}
 
 
 def _describe(score: facts.Score) -> str:
@@ -67,7 +126,7 @@ def _paper_cell(score: facts.Score, task: str) -> str:
 def _training(entry: Pool) -> dict[str, str]:
     """How a row was trained, where it was."""
     config = entry.first.config
-    loss = loss_text(config)
+    loss = loss_text(entry.first)
     if not loss:
         return {}
     augment = ", ".join(settings(config.get("augment") or {})) or "none"
@@ -115,7 +174,7 @@ def _accuracy_row(entry: Pool, task: str, footnotes: list[str]) -> Row:
     return Row(cells["id"], cells, values, entry.files)
 
 
-def accuracy_sections(task: str, results: Sequence[Result], current: CodeHash | None) -> list[Section]:
+def accuracy_sections(task: str, results: Sequence[Result]) -> list[Section]:
     """The sections of a task, one for each data set, split and scale, with its costs and its per-class sections."""
     titles, letter = METRICS[task], task[0].upper()
     before = columns("id:row", "model", "init*", "epochs*", "images:images seen*")
@@ -123,7 +182,7 @@ def accuracy_sections(task: str, results: Sequence[Result], current: CodeHash | 
     paper = columns(f"paper:paper {next(iter(titles.values()))}")
     shown = (*before, *TRAINING, *SETUP, *columns("seeds*", "machines*"), *scores, *paper, *CODE)
     groups: dict[tuple[Any, ...], list[Pool]] = {}
-    for entry in accuracy_pools(results, task, current):
+    for entry in accuracy_pools(results, task):
         data = entry.first.dataset
         where = (data.split, data.fingerprint) if data else ("", "")
         groups.setdefault((SCALES.index(entry.first.scale), data_title(entry.first), *where), []).append(entry)
@@ -172,10 +231,10 @@ def _per_class_sections(title: str, pools: Sequence[Pool], rows: Sequence[Row]) 
     return sections
 
 
-def per_class_table(results: Sequence[Result], current: CodeHash | None) -> Table:
+def per_class_table(results: Sequence[Result]) -> Table:
     """Per-class figures of every segmentation row in long form, for the CSV."""
     rows = []
-    for entry in accuracy_pools(results, "segmentation", current):
+    for entry in accuracy_pools(results, "segmentation"):
         for name in entry.first.metrics.get("per_class", {}):
             values: dict[str, Any] = {
                 "model": model_title(entry.first),

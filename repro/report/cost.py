@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from repro.harness.record import Result, Timing
+from repro.records.result import Result, Timing
 from repro.report.figures import Picture
 from repro.report.pooling import (
     BASELINE,
     METRICS,
     SCALES,
     SETUP,
-    CodeHash,
     Estimate,
     Pool,
     accuracy_pools,
@@ -25,6 +24,7 @@ from repro.report.pooling import (
     pooled_timing,
     precision_of,
     setup_of,
+    size_text,
 )
 from repro.report.render import Row, Section, Table, columns, number
 from repro.report.scatter import Panel, Point, rounded, speed_accuracy
@@ -121,10 +121,10 @@ def cost_sections(title: str, pools: Sequence[Pool], task: str) -> list[Section]
     return [Section(f"Cost: {title}", shown, rows, csv=False, level=4)]
 
 
-def cost_table(results: Sequence[Result], task: str, current: CodeHash | None) -> Table:
+def cost_table(results: Sequence[Result], task: str) -> Table:
     """The costs of every row of a task in long form, a line for each kind of machine, for the CSV."""
     rows = []
-    for entry in accuracy_pools(results, task, current):
+    for entry in accuracy_pools(results, task):
         first = entry.first
         where = {"dataset": first.dataset.name, "dataset_split": first.dataset.split} if first.dataset else {}
         lines = [] if first.model == BASELINE else [_row(entry, cost, task) for cost in costs_of(entry)]
@@ -143,41 +143,52 @@ def newest_pools(pools: Sequence[Pool]) -> list[Pool]:
     return [entry for entry in pools if entry.code != "stale" or setting(entry) not in fresh]
 
 
-def speed_figure(results: Sequence[Result], task: str, current: CodeHash | None) -> Picture | None:
-    """Score against latency: a panel for each data set, scale, input and kind of machine with two rows or more."""
+def speed_figure(results: Sequence[Result], task: str, across_inputs: bool = False) -> Picture | None:
+    """Score against latency: a panel for each data set, scale, kind of machine and, unless `across_inputs`, input,
+    that has two rows or more."""
     points: dict[tuple[Any, ...], list[tuple[Pool, Cost]]] = {}
-    for entry in newest_pools(accuracy_pools(results, task, current)):
+    for entry in newest_pools(accuracy_pools(results, task)):
         for cost in costs_of(entry):
             if entry.first.model != BASELINE and cost.latency and _score(entry, task):
-                points.setdefault(_panel_key(entry, cost), []).append((entry, cost))
+                points.setdefault(_panel_key(entry, cost, across_inputs), []).append((entry, cost))
     panels = []
     for (scale, *_), members in sorted(points.items()):
         if len(members) > 1:
             first, machine = members[0][0].first, members[0][1].runs.first.machine
             where = f"{data_title(first)}, {first.dataset.split}" if first.dataset else ""
-            setup = f"input {input_text(first)}, {hardware(machine)}, {first.backend} {precision_of(first)}"
+            seen = "" if across_inputs else f"input {input_text(first)}, "
+            setup = f"{seen}{hardware(machine)}, {first.backend} {precision_of(first)}"
             unit = "tile" if is_tiled(first) else "image"
-            panels.append(Panel(heading(SCALES[scale], where), setup, unit, _points(members, task)))
+            drawn = _points(members, task, across_inputs)
+            panels.append(Panel(heading(SCALES[scale], where), setup, unit, drawn))
     return speed_accuracy(panels, next(iter(METRICS[task].values()))) if panels else None
 
 
-def _panel_key(entry: Pool, cost: Cost) -> tuple[Any, ...]:
+def _panel_key(entry: Pool, cost: Cost, across_inputs: bool) -> tuple[Any, ...]:
     first, machine = entry.first, cost.runs.first.machine
     data = (data_title(first), first.dataset.split, first.dataset.fingerprint) if first.dataset else ("", "", "")
-    setting = (input_text(first), hardware(machine), machine.driver, first.backend, precision_of(first))
-    return SCALES.index(first.scale), *data, *setting
+    seen = "" if across_inputs else input_text(first)
+    return SCALES.index(first.scale), *data, seen, hardware(machine), machine.driver, first.backend, precision_of(first)
 
 
-def _points(members: Sequence[tuple[Pool, Cost]], task: str) -> tuple[Point, ...]:
+def _points(members: Sequence[tuple[Pool, Cost]], task: str, across_inputs: bool) -> tuple[Point, ...]:
     headline = next(iter(METRICS[task]))
     widths = {entry.first.width for entry, _ in members}
     found, used = [], set()
     for entry, cost in members:
-        label = model_title(entry.first) + (f", width {entry.first.width:g}" if len(widths) > 1 else "")
+        first = entry.first
+        label = model_title(first) + (f", {size_text(first.input_size)}" if across_inputs else "")
+        label += f", width {first.width:g}" if len(widths) > 1 else ""
+        label += ", proposals not counted" if across_inputs and proposals_mode(first) else ""
         label += f", {entry.row_id(task[0].upper())}" if label in used else ""
         used.add(label)
         seeds = [100 * r.metrics[headline] for r in entry.results if r.metrics[headline] is not None]
         score = rounded((100 * _score(entry, task).mean, min(seeds), max(seeds)))
         latency = rounded((cost.latency.median, cost.latency.p5, cost.latency.p95))
-        found.append(Point(label, entry.first.model, latency, score))
+        found.append(Point(label, first.model, latency, score))
     return tuple(found)
+
+
+def proposals_mode(result: Result) -> str:
+    """The mode of selective search that proposes the regions of a detector, "" where it proposes them itself."""
+    return (result.config.get("task") or {}).get("proposals") or ""

@@ -50,10 +50,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture yet to be drawn: the data it shows and how to draw it."""
+    """A picture yet to be drawn: the data it shows and how to draw it; `private`: it is not ours to publish."""
 
     data: Any
     draw: Callable[[], Figure | np.ndarray]
+    private: bool = False
 
     @property
     def data_hash(self) -> str:

@@ -1,6 +1,6 @@
 """Which runs share a row, and what a row says of them.
 
-Accuracy pools seeds by (experiment, backend, precision, configuration, code) over machines; speed pools by
+Accuracy pools seeds by (experiment, backend, precision, settings, versions) over machines; speed pools by
 (accelerator or CPU, driver, backend, precision), never by host. Nothing of another scale shares a row."""
 
 import itertools
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from repro.files import canonical_hash
-from repro.harness.record import Machine, Result, Timing
+from repro.records.result import Machine, Result, Timing
+from repro.records.versions import is_stale
 from repro.registry import ARCHITECTURES
 from repro.report.render import columns, number
 
-CodeHash = Callable[[Result], str | None]
 SCALES = ("paper", "reduced", "smoke")
 METRICS = {
     "classification": {"top1": "top-1 %", "top5": "top-5 %"},
@@ -88,11 +88,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Pool:
-    """The runs behind one row. `code` is current, stale, or empty when nobody knows the current code."""
+    """The runs behind one row. `code` is current or stale."""
 
     key: tuple[Any, ...]
     results: tuple[Result, ...]
-    code: str = ""
+    code: str = "current"
 
     @property
     def first(self) -> Result:
@@ -112,15 +112,6 @@ class Pool:
     def row_id(self, letter: str) -> str:
         """A short name that follows from what was pooled, so that it stays when other rows come and go."""
         return letter + canonical_hash(list(self.key))[:6]
-
-
-def task_of(result: Result) -> str:
-    """The task of a run: what its configuration says, else what its model or its metrics tell."""
-    if result.config.get("task"):
-        return result.config["task"]
-    if result.model in ARCHITECTURES:
-        return ARCHITECTURES[result.model].task
-    return "classification" if "top1" in result.metrics else "segmentation"
 
 
 def precision_of(result: Result) -> str:
@@ -172,7 +163,7 @@ def canvas_of(result: Result) -> tuple[int, int]:
 
 def is_tiled(result: Result) -> bool:
     """Whether images were scored tile by tile."""
-    return result.config.get("tile_margin") is not None or canvas_of(result) != result.input_size
+    return (result.config.get("task") or {}).get("tile_margin") is not None or canvas_of(result) != result.input_size
 
 
 def input_text(result: Result) -> str:
@@ -181,12 +172,13 @@ def input_text(result: Result) -> str:
     return f"{seen} tiles of {size_text(canvas_of(result))}" if is_tiled(result) else seen
 
 
-def loss_text(config: dict[str, Any]) -> str:
+def loss_text(result: Result) -> str:
     """The loss of a training run in the field's words; empty for a run that trained nothing."""
-    if not str(config.get("type")).startswith("train"):
+    config = result.config
+    if result.kind != "train":
         return ""
     options = dict(config.get("loss_options") or {})
-    if config["type"] != "train":  # detectors have losses of their own, of several parts
+    if result.task in ("detection", "instance"):  # detectors have losses of their own, of several parts
         options.pop("anchors", None)  # the network's, which shape its loss too
         return ", ".join(["its paper's", *settings(options)])
     kind = str(options.pop("kind", "cross_entropy"))
@@ -248,7 +240,7 @@ def agreement(results: Sequence[Result], metric: str) -> str:
     return next((word for word in ("differ", "undecided", "agree") if word in verdicts), "")
 
 
-def pool(results: Iterable[Result], key: Callable[[Result], tuple[Any, ...]], current: CodeHash | None) -> list[Pool]:
+def pool(results: Iterable[Result], key: Callable[[Result], tuple[Any, ...]]) -> list[Pool]:
     """Group runs by a key, in the order of the tables: baseline, then models, today's code before stale."""
     groups: dict[str, tuple[tuple[Any, ...], list[Result]]] = {}
     for result in results:
@@ -256,9 +248,7 @@ def pool(results: Iterable[Result], key: Callable[[Result], tuple[Any, ...]], cu
     pools = []
     for value, members in groups.values():
         members.sort(key=lambda r: (r.experiment, r.seed, r.run_id))
-        today = {r.code_hash: current(r) if current else None for r in members}
-        known = {made == now for made, now in today.items() if now is not None}
-        pools.append(Pool(value, tuple(members), "current" if True in known else "stale" if known else ""))
+        pools.append(Pool(value, tuple(members), "stale" if is_stale(members[0].versions) else "current"))
 
     def order(entry: Pool) -> tuple[Any, ...]:
         first, precision = entry.first, precision_of(entry.first)
@@ -272,26 +262,26 @@ def pool(results: Iterable[Result], key: Callable[[Result], tuple[Any, ...]], cu
 
 def _run_key(r: Result) -> tuple[Any, ...]:
     network = (r.model, r.variant, r.width, r.depth, r.input_size)
+    versions = tuple(sorted(r.versions.items()))
     # two experiments may share one baseline
     experiment = "" if r.model == BASELINE else r.experiment
-    return (r.scale, r.kind, experiment, *network, r.backend, precision_of(r), r.config_hash, r.code_hash)
+    return (r.scale, r.kind, experiment, *network, r.backend, precision_of(r), r.config_hash, versions)
 
 
-def accuracy_pools(results: Iterable[Result], task: str, current: CodeHash | None) -> list[Pool]:
+def accuracy_pools(results: Iterable[Result], task: str) -> list[Pool]:
     """Finished training and evaluation runs of a task, pooled over seeds and machines."""
 
     def key(r: Result) -> tuple[Any, ...]:
         data = (r.dataset.name, r.dataset.split, r.dataset.fingerprint, r.dataset.official) if r.dataset else ()
         return (*_run_key(r), *data)
 
-    chosen = (r for r in results if r.status == "ok" and r.kind in ("train", "eval") and task_of(r) == task)
-    return pool((r for r in chosen if METRICS[task].keys() & r.metrics.keys()), key, current)
+    chosen = (r for r in results if r.status == "ok" and r.kind in ("train", "eval") and r.task == task)
+    return pool((r for r in chosen if METRICS[task].keys() & r.metrics.keys()), key)
 
 
-def speed_pools(results: Iterable[Result], kind: str, current: CodeHash | None) -> list[Pool]:
-    """Finished timing runs pooled over hosts with the same accelerator (or CPU) and driver."""
-    chosen = (r for r in results if r.status == "ok" and r.kind == kind)
-    return pool(chosen, lambda r: (*_run_key(r), hardware(r.machine), r.machine.driver), current)
+def speed_pools(results: Iterable[Result]) -> list[Pool]:
+    """Timing runs pooled over hosts with the same accelerator (or CPU) and driver."""
+    return pool(results, lambda r: (*_run_key(r), hardware(r.machine), r.machine.driver))
 
 
 def timing_text(timing: Timing | None) -> str:
@@ -362,9 +352,8 @@ def setup_of(entry: Pool) -> tuple[dict[str, str], dict[str, Any]]:
         "backend": first.backend,
         "precision": precision_of(first),
         "hardware": cells["hardware"],
-        "code": entry.code or "unknown",
+        "code": entry.code,
         "config_hash": first.config_hash,
-        "code_hash": first.code_hash,
         "runs": len(entry.results),
     }
     if first.model == BASELINE:

@@ -73,6 +73,15 @@ class Section:
 
 
 @dataclass(frozen=True)
+class TableInfo:
+    """A table to be: its name, its title, and how to read it."""
+
+    name: str
+    title: str
+    caption: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Table:
     """A named table: its title, how to read it, and its sections."""
 
@@ -257,6 +266,14 @@ def index_json(tables: list[Table], files: dict[str, Content]) -> str:
     return json.dumps(index, indent=1, ensure_ascii=False) + "\n"
 
 
+def indexed_files(path: Path) -> set[str]:
+    """The files that an index lists; none where it is missing or damaged."""
+    try:
+        return {name for name in json.loads(path.read_bytes())["files"] if isinstance(name, str) and "/" not in name}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
 _HOW_TO_READ = """\
 Every number here is computed from the files in `results/`; nothing is typed by hand. `repro tables`
 writes this folder again, `repro tables --check` tells whether it still is what the results yield.
@@ -277,7 +294,7 @@ writes this folder again, `repro tables --check` tells whether it still is what 
   latency is that of a tile.
 - **Galleries** show the same test images through every model: photographs are not ours to publish, so that
   only those of generated data are here, the others in `runs/gallery/` of the machine that made them.
-- **Stale** rows were made by other code than today's; `repro run` makes them again. `no data`, `not run`
+- **Stale** rows were made by another version of their code than today's; `repro run` makes them again. `no data`, `not run`
   and `failed` stand where a figure is missing.
 - **Citing.** Give the table, the row id and the commit of this folder; `repro cite RESULT` prints the
   reference of one result file. Compare rows within a section only."""

@@ -1,0 +1,1 @@
+"""Pictures: colours of classes, overlays, grids. Knows neither tasks nor reports."""

@@ -1,0 +1,93 @@
+"""What a kind of experiment is: its settings, how it runs, and its part of the tables. One file a kind."""
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import msgspec
+
+from repro import registry
+from repro.data.catalog import LOADERS
+from repro.records.result import Result
+from repro.records.run import Outcome, Progress, Run
+from repro.records.settings import Data, Network
+from repro.records.versions import versions_of
+from repro.report.figures import Picture
+from repro.report.render import Section, TableInfo
+
+
+class Kind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+    """Settings of one kind of experiment, and all that the suite asks of it.
+
+    They go into the config hash and into the result file; the tag says which kind they are. RESULT: the kind of its
+    result files. TABLES: those that it brings along, in reading order."""
+
+    RESULT: ClassVar[str]
+    TABLES: ClassVar[tuple[TableInfo, ...]] = ()
+
+    def subject(self) -> str:
+        """What stands in the column of models."""
+        return network.name if (network := self._network()) else self.__struct_config__.tag
+
+    def task_name(self) -> str:
+        """The task whose scores it has, "" for none."""
+        return ""
+
+    def table(self) -> str:
+        """The table in which its results stand, and what is missing of them."""
+        return self.TABLES[0].name
+
+    def data_name(self) -> str:
+        """The data set it is about, "" for none."""
+        data = getattr(self, "data", None)
+        return data.name if data else ""
+
+    def needs(self) -> tuple[str, ...]:
+        """The experiments whose trained weights it uses."""
+        return ()
+
+    def modules(self) -> tuple[str, ...]:
+        """The modules whose versions decide its numbers, named as below `repro`: its own, and those of its networks and
+        data."""
+        modules = [type(self).__module__.removeprefix("repro.")]
+        networks = [self._network(), *getattr(self, "networks", ())]
+        modules += [registry.architecture(each.name).module.removeprefix("repro.") for each in networks if each]
+        if self.data_name():
+            modules.append(LOADERS[self.data_name()].__module__.removeprefix("repro."))
+        return tuple(dict.fromkeys(modules))
+
+    def versions(self) -> dict[str, int]:
+        """The versions of the code behind its numbers, by module."""
+        return versions_of(*self.modules())
+
+    def run(self, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
+        """Do every seed in this process; yields an outcome for each, in order. Imports Keras here."""
+
+    @classmethod
+    def sections(cls, results: Sequence[Result]) -> dict[str, list[Section]]:
+        """Its part of the tables, by name, from all results there are."""
+        return {}
+
+    @classmethod
+    def figures(cls, results: Sequence[Result]) -> dict[str, Picture | str]:
+        """Its figures, galleries and long tables, by file name, from all results there are."""
+        return {}
+
+    @classmethod
+    def headline(cls, results: Sequence[Result]) -> list[list[str]]:
+        """Its rows of the README's headline: model, data, scale, result, run, row."""
+        return []
+
+    def _network(self) -> Network | None:
+        return getattr(self, "network", None)
+
+
+def of_kind(results: Sequence[Result], kind: type[Kind]) -> list[Result]:
+    """The finished results of a kind."""
+    return [r for r in results if r.status == "ok" and r.config.get("kind") == kind.__struct_config__.tag]
+
+
+def is_generated(data: Data) -> bool:
+    """Whether pictures are made by the suite, so that scores on them say nothing about a benchmark."""
+    return data.name == "shapes"
+
+

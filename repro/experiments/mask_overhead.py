@@ -1,0 +1,130 @@
+"""What the mask branch costs at test: the same network with and without it, image to final boxes and masks."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+
+from repro import facts, registry
+from repro.experiments.kind import Kind, of_kind
+from repro.records.result import Result, Timing, Xla
+from repro.records.run import Outcome, Progress, Run
+from repro.records.settings import Network
+from repro.report.cards import card_cells, scale_sections
+from repro.report.pooling import CODE, SETUP, Pool, pooled_timing, protocol_notes, setup_of, timing_text
+from repro.report.render import Row, Section, columns
+
+VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
+
+BRANCHES = {"masks": True, "boxes": False}
+
+
+class MaskOverhead(Kind, tag="mask_overhead"):
+    """Time networks of Mask R-CNN with random weights, with their mask branch and without."""
+
+    RESULT: ClassVar[str] = "speed"
+
+    networks: tuple[Network, ...]
+    precision: str = "float32"
+    warmup: int = 10
+    repetitions: int = 50
+    seconds: float = 60.0
+
+    def subject(self) -> str:
+        """All of them."""
+        return "maskoverhead"
+
+    def table(self) -> str:
+        """Beside the scores of these networks."""
+        return "instance"
+
+    def run(self, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
+        """Everything is timed anew for each run."""
+        yield from (_measured(self, progress) for _ in runs)
+
+    @classmethod
+    def sections(cls, results: Sequence[Result]) -> dict[str, list[Section]]:
+        """The time of an image with the mask branch and without, by scale, beside what is printed."""
+        shown = (*columns("id:row", "model"), *SETUP, *columns("driver*", "boxes:boxes ms", "masks:with masks ms", "n"))
+        shown += columns("overhead:mask overhead %", "paper:printed overhead %", "params:mask params M")
+        shown += (*columns("flops:mask GFLOPs"), *CODE)
+        title = "The mask branch's share of the time, an image"
+        return {"instance": scale_sections(title, shown, of_kind(results, cls), _rows, _notes)}
+
+
+def _measured(settings: MaskOverhead, progress: Progress) -> Outcome:
+    """Every network with its mask branch and without, one image at a time, in turn."""
+    from repro import backend
+    from repro.engine.timing import PROTOCOL, bind, measure
+    from repro.tasks.networks import build, card_of
+    from repro.tasks.predictors import Detector, noise_batch
+
+    tf32 = backend.set_precision(settings.precision)
+    backend.compile_cache(False)
+    backend.set_seed(0)
+    cards: dict[str, dict[str, Any]] = {}
+    timings: dict[str, Timing] = {}
+    for network in settings.networks:
+        entry, calls = registry.architecture(network.name), {}
+        for branch, masks in BRANCHES.items():
+            label = f"{network.name}.{branch}"
+            given = msgspec.structs.replace(network, options=network.options | {"mask_branch": masks})
+            built = build(given, entry.num_classes, entry.channels)
+            detector = Detector(built, registry.module_of(network.name).detect, {})
+            calls[label] = bind(backend.forward(detector, "xla"), noise_batch(built))
+            cards[label] = card_of(built, network.name, network)
+            progress(len(cards) / (2 * len(settings.networks) + 1), f"{label} compiled")
+        timings |= measure(calls, settings.warmup, settings.repetitions, settings.seconds)[1]
+    return Outcome(
+        scale="smoke" if any(n.width < 1 or n.depth < 1 for n in settings.networks) else "paper",
+        metrics={"batch": 1, "networks": cards},
+        protocol=PROTOCOL | {
+            "weights": "random",
+            "images": "uniform noise that fills the canvas",
+            "timed region": "one program from the image on the device to the final boxes, with the small masks of the "
+            "best detections or without; masks are not pasted into the image",
+            "order": "with and without masks in turn, round after round",
+        },
+        timings=timings,
+        tf32=tf32,
+        xla=Xla(requested=True, used=True),
+        peak_memory_mib=round(backend.peak_memory_mib(), 1),
+    )  # fmt: skip
+
+
+def _rows(entry: Pool) -> list[Row]:
+    models = dict.fromkeys(card["model"] for card in entry.first.metrics["networks"].values())
+    return [_row(entry, model) for model in models]
+
+
+def _row(entry: Pool, model: str) -> Row:
+    boxes, masks = (pooled_timing(entry.results, f"{model}.{branch}") for branch in ("boxes", "masks"))
+    without, card = (entry.first.metrics["networks"][f"{model}.{branch}"] for branch in ("boxes", "masks"))
+    overhead = 100 * (masks.median / boxes.median - 1)
+    cells, values = setup_of(entry)
+    cells |= card_cells(card) | {
+        "id": entry.row_id("O"), "model": model, "driver": entry.first.machine.driver,
+        "boxes": timing_text(boxes), "masks": timing_text(masks), "n": str(min(boxes.n, masks.n)),
+        "overhead": f"{overhead:.1f}", "params": f"{(card['params'] - without['params']) / 1e6:.2f}",
+        "flops": f"{(card['flops'] - without['flops']) / 1e9:.1f}", "paper": _printed_overhead(model),
+    }  # fmt: skip
+    values |= {"model": model, "boxes_ms": boxes.median, "masks_ms": masks.median, "overhead": overhead}
+    return Row(cells["id"], cells, values, entry.files)
+
+
+def _printed() -> tuple[facts.Fact | None, facts.Fact | None]:
+    """The paper's share for Mask R-CNN as such, and Detectron's seconds of the pyramid."""
+    return facts.find_fact("mask_rcnn.overhead"), facts.find_fact("mask_rcnn_fpn.seconds")
+
+
+def _printed_overhead(model: str) -> str:
+    general, seconds = _printed()
+    parts = [f"about {general.value:g}"] if general else []
+    if seconds and model == "mask_rcnn_fpn":
+        parts.append(f"{100 * (seconds.value['masks'] / seconds.value['boxes'] - 1):.1f} (Detectron)")
+    return "; ".join(parts)
+
+
+def _notes(pools: Sequence[Pool], rows: Sequence[Row]) -> list[str]:
+    printed = [f"Printed: {fact.source} ({fact.note})." for fact in _printed() if fact]
+    return protocol_notes(pools, "O") + printed

@@ -1,1 +1,0 @@
-"""Training, evaluation, timing, and the record of what ran."""
