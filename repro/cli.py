@@ -1,12 +1,9 @@
 """The command line. Each command is a few lines; the work is done by the modules they call."""
 
-import contextlib
 import importlib
 import json
 import os
-import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,12 +11,23 @@ import tyro
 from tyro.conf import Positional, arg
 
 from repro import backend, paths, registry
-from repro.errors import NoDataError, ReproError, unknown_name
+from repro.errors import ReproError, unknown_name
 
 Profile = Literal["smoke", "cpu", "gpu", "paper"]
 Compile = Literal["xla", "graph"]
-Backend = Literal["tensorflow", "jax"]
-Precision = Literal["float32", "tf32", "mixed_bfloat16"]
+
+# Options that several commands share.
+Model = Annotated[str, arg(help="An architecture of `repro list models`.")]
+DataSet = Annotated[str, arg(help="A data set of `repro list datasets`.")]
+Size = Annotated[str | None, arg(help="Size of the network's input, HxW; the paper's by default.")]
+Width = Annotated[float, arg(help="Share of the channels of every layer, above 0 and up to 1.")]
+Depth = Annotated[float, arg(help="Share of the layers of every block, above 0 and up to 1.")]
+Variant = Annotated[str | None, arg(help='"paper" or "released" where the two differ.')]
+Precision = Annotated[Literal["float32", "tf32", "mixed_bfloat16"], arg(help="float32, tf32 or mixed_bfloat16.")]
+Backend = Annotated[
+    Literal["tensorflow", "jax"] | None, arg(help="tensorflow or jax; by default the one that can use the accelerator.")
+]
+Json = Annotated[bool, arg(name="json", help="Print JSON.")]
 
 
 def run_cli(arguments: list[str]) -> int:
@@ -70,7 +78,7 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 def list_(
     what: Positional[Literal["models", "datasets", "experiments", "claims", "tables"]],
-    as_json: Annotated[bool, arg(name="json")] = False,
+    as_json: Json = False,
 ) -> None:
     """List models, data sets, experiments, claims or tables."""
     from repro.runner.listing import listing, show
@@ -79,28 +87,22 @@ def list_(
 
 
 def describe(
-    name: Positional[str],
-    variant: str | None = None,
+    name: Positional[Model],
+    variant: Variant = None,
     classes: int | None = None,
     channels: int | None = None,
-    size: str | None = None,
-    width: float = 1.0,
-    depth: float = 1.0,
+    size: Size = None,
+    width: Width = 1.0,
+    depth: Depth = 1.0,
     heads: Literal["infer", "train"] = "infer",
-    as_json: Annotated[bool, arg(name="json")] = False,
+    as_json: Json = False,
 ) -> None:
     """Parameters, shapes, operations and deviations of an architecture.
 
     Args:
-        name: An architecture of `repro list models`.
-        variant: "paper" or "released" where the two differ.
         classes: Number of classes; the paper's by default.
         channels: Channels of the image.
-        size: Image size, HxW.
-        width: Share of the channels of every layer, above 0 and up to 1.
-        depth: Share of the layers of every block, above 0 and up to 1.
         heads: "train" counts the heads that only training has.
-        as_json: Print JSON.
     """
     registry.architecture(name)
     _load_keras(None)
@@ -121,7 +123,7 @@ def describe(
 
 
 def data(
-    name: Positional[str],
+    name: Positional[DataSet],
     preview: bool = False,
     split: str | None = None,
     count: int = 6,
@@ -129,7 +131,6 @@ def data(
     """Get a data set ready, check it, say what it is; with --preview draw some of it with its annotations.
 
     Args:
-        name: A data set of `repro list datasets`.
         preview: Write a contact sheet and print where it is.
         split: The split to check or draw; the first by default.
         count: How many images to draw.
@@ -159,42 +160,34 @@ def data(
 
 
 def train(
-    name: Positional[str],
-    data: str,
+    name: Positional[Model],
+    data: DataSet,
     epochs: float = 20.0,
     batch_size: int = 8,
     learning_rate: float = 1e-3,
     recipe: Literal["suite", "paper"] = "suite",
-    size: str | None = None,
-    width: float = 1.0,
-    depth: float = 1.0,
-    variant: str | None = None,
+    size: Size = None,
+    width: Width = 1.0,
+    depth: Depth = 1.0,
+    variant: Variant = None,
     padding: Literal["caffe", "same", "valid"] | None = None,
     init: str = "random",
     precision: Precision = "float32",
     compile: Compile | None = None,
     seed: int = 0,
-    backend: Backend | None = None,
+    backend: Backend = None,
 ) -> int:
     """Train one network on one data set, score it on the test split, and keep weights and result.
 
     Args:
-        name: An architecture of `repro list models`.
-        data: A data set of `repro list datasets`.
         epochs: Passes over the training split.
         batch_size: Images a step.
         learning_rate: Peak of the cosine schedule (AdamW).
         recipe: "paper" takes epochs, batch, optimizer and schedule from the paper instead.
-        size: Size images are fitted into, HxW.
-        width: Share of the channels of every layer.
-        depth: Share of the layers of every block.
-        variant: "paper" or "released" where the two differ.
         padding: FCNs: "caffe" as released, "same" for small images. U-Net: "valid" as in the paper, or "same".
         init: random or imagenet.
-        precision: float32, tf32 or mixed_bfloat16.
         compile: How the train step is compiled: by XLA (the default), or as TensorFlow's graph.
         seed: Of the weights, the order of the data and the augmentation.
-        backend: tensorflow or jax.
     """
     from repro.runner.adhoc import training
 
@@ -207,25 +200,25 @@ def train(
 def eval_(
     name: Positional[str | None] = None,
     *,
-    data: str,
+    data: DataSet,
     weights: Path | None = None,
     predictions: Path | None = None,
     split: str = "test",
-    size: str | None = None,
-    variant: str | None = None,
-    backend: Backend | None = None,
+    size: Size = None,
+    variant: Variant = None,
+    backend: Backend = None,
 ) -> int:
     """Score a network's weights, or someone else's predictions without a network, on a split of a data set.
 
+    --size and --variant are for Darknet's weights (the released variant by default): other files say what they are of.
+
     Args:
         name: An architecture of `repro list models`, with --weights.
-        data: A data set of `repro list datasets`.
         weights: A weight file (.safetensors) written by `repro train` or `repro run`, or of Darknet (.weights).
         predictions: A COCO results file (.json) or a folder of VOC's comp4_det_test_<class>.txt, without a model.
         split: The split to score.
         size: Darknet's weights: the network's input, HxW; the paper's by default.
         variant: Darknet's weights: "paper" or "released" (the default) where the two differ.
-        backend: tensorflow or jax.
     """
     if predictions is not None:
         of_models = {"NAME": name, "--weights": weights, "--size": size, "--variant": variant, "--backend": backend}
@@ -245,20 +238,18 @@ def eval_(
 
 
 def predict(
-    name: Positional[str],
+    name: Positional[Model],
     images: Positional[tuple[Path, ...]],
     weights: Path,
     out: Path = Path("predictions"),
-    backend: Backend | None = None,
+    backend: Backend = None,
 ) -> None:
     """Colour-code or classify pictures of your own.
 
     Args:
-        name: An architecture of `repro list models`.
         images: Images and folders of images.
         weights: A weight file (.safetensors) written by `repro train` or `repro run`.
         out: Where the pictures and predictions.json go.
-        backend: tensorflow or jax.
     """
     if not images:
         raise ReproError("no image to predict", "name images or folders of images")
@@ -274,24 +265,18 @@ def predict(
 
 
 def speed(
-    name: Positional[str],
-    size: str | None = None,
-    width: float = 1.0,
-    depth: float = 1.0,
+    name: Positional[Model],
+    size: Size = None,
+    width: Width = 1.0,
+    depth: Depth = 1.0,
     precision: Precision = "float32",
     seconds: float = 60.0,
-    backend: Backend | None = None,
+    backend: Backend = None,
 ) -> int:
     """Time one network: forward pass and train step, eager, traced and compiled; the best batch; memory.
 
     Args:
-        name: An architecture of `repro list models`.
-        size: Image size, HxW; the paper's by default.
-        width: Share of the channels of every layer.
-        depth: Share of the layers of every block.
-        precision: float32, tf32 or mixed_bfloat16.
         seconds: Longest each group of measurements may take.
-        backend: tensorflow or jax.
     """
     from repro.runner.adhoc import timing
 
@@ -304,7 +289,7 @@ def run(
     seeds: int | None = None,
     init: str | None = None,
     compile: Compile | None = None,
-    backend: Backend | None = None,
+    backend: Backend = None,
     budget: str | None = None,
     fresh: bool = False,
     dry_run: bool = False,
@@ -317,7 +302,6 @@ def run(
         seeds: Seeds 0..N-1 of every training; each preset's own number by default.
         init: Start trainings from random, imagenet or another experiment instead of their preset.
         compile: How trainings' steps are compiled instead of their preset; on an accelerator by XLA.
-        backend: tensorflow or jax; by default the one that can use the accelerator.
         budget: Time to spend, like 25m: the most valuable go first, none starts that would not end in time.
         fresh: Do finished runs again.
         dry_run: Only print what would run.
@@ -363,61 +347,20 @@ def cite(result: Positional[str]) -> None:
     print(reference(result))
 
 
-def doctor() -> int:
+def doctor() -> None:
     """Packages, backend, accelerator, XLA and data found, on one screen."""
-    from repro.data.catalog import LOADERS, open_dataset
-    from repro.records import machine
-    from repro.runner import preflight
+    from repro.runner.doctor import examine
 
-    here = machine.capture()
-    print(
-        f"machine     {here.cpu}, {here.cores} cores, {here.memory_gib} GiB; "
-        f"accelerator {here.accelerator} {here.driver}"
-    )
-    print("packages   ", ", ".join(f"{name} {version}" for name, version in machine.packages().items()))
-    for name in backend.BACKENDS:
-        if name not in backend.installed():
-            print(f"{name:11} not installed")
-            continue
-        found = preflight.check(name)
-        state = f"XLA works, {found['accelerators']} accelerators" if found["ok"] else f"FAILS: {found['error']}"
-        print(f"{name:11} {state}")
-    for name in LOADERS:
-        dataset = open_dataset(name)
-        try:
-            with _muted():
-                sizes = ", ".join(f"{split} {dataset.size(split):,}" for split in dataset.info.splits)
-            print(f"{name:12} {sizes}")
-        except NoDataError as error:
-            print(f"{name:12} no data: {error}")
-        except ReproError as error:
-            print(f"{name:12} damaged: {error}")
-    free = shutil.disk_usage(paths.results_dir().parent).free / 2**30
-    print(f"disk        {free:.0f} GiB free; results {paths.results_dir()}; data {paths.data_dir()}")
-    chosen, accelerated, remarks = preflight.choose(None)
-    for remark in remarks:
-        print(f"note        {remark}")
-    print(f"run uses    {chosen}, profile {preflight.profile_for(accelerated)}")
-    return 0
-
-
-@contextlib.contextmanager
-def _muted() -> Iterator[None]:
-    """Whoever writes to stderr meanwhile is not heard: TensorFlow does on import, whatever its log level."""
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
+    for line in examine():
+        print(line)
 
 
 def _load_keras(name: str | None) -> None:
     """Import Keras on a backend."""
+    from repro.runner.doctor import muted
+
     backend.select(name)
-    with _muted():
+    with muted():
         importlib.import_module("keras")
 
 

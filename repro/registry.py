@@ -12,14 +12,15 @@ Task = Literal["classification", "segmentation", "detection", "instance"]
 
 @dataclass(frozen=True)
 class Architecture:
-    """One architecture. `input_size` is (height, width); `num_classes` and `variants[0]` are its defaults.
-    `auxiliary`: it has outputs that only training needs (`heads="train"`). `backbone`: the classifier whose layers it
-    shares by name, whose weights it can start from."""
+    """One architecture. `file`: the paper's, in `repro/models`; its function called like the architecture builds it.
+    `input_size` is (height, width); `num_classes` and `variants[0]` are its defaults. `auxiliary`: it has outputs that
+    only training needs (`heads="train"`). `backbone`: the classifier whose layers it shares by name, whose weights it
+    can start from."""
 
     name: str
     paper: str
     task: Task
-    module: str
+    file: str
     input_size: tuple[int, int]
     num_classes: int
     channels: int = 3
@@ -27,50 +28,42 @@ class Architecture:
     auxiliary: bool = False
     backbone: str = ""
 
+    @property
+    def module(self) -> str:
+        """The module of the paper's file."""
+        return f"repro.models.{self.file}"
+
 
 _BOTH = ("paper", "released")
 _TABLE = (
-    Architecture("vgg16", "vgg16", "classification", "repro.models.vgg", (224, 224), 1000,
-                 backbone="vgg16"),
-    Architecture("googlenet", "googlenet", "classification", "repro.models.googlenet", (224, 224), 1000,
-                 auxiliary=True, backbone="googlenet"),
-    Architecture("resnet101", "resnet101", "classification", "repro.models.resnet", (224, 224), 1000,
-                 backbone="resnet101"),
-    Architecture("darknet19", "yolov2", "classification", "repro.models.darknet", (224, 224), 1000,
-                 backbone="darknet19"),
-    Architecture("darknet53", "yolov3", "classification", "repro.models.darknet", (256, 256), 1000,
-                 backbone="darknet53"),
-    Architecture("extraction", "yolov1", "classification", "repro.models.yolo_v1", (224, 224), 1000,
-                 variants=_BOTH, backbone="extraction"),
-    Architecture("fcn32s", "fcn", "segmentation", "repro.models.fcn", (500, 500), 21,
-                 variants=_BOTH, backbone="vgg16"),
-    Architecture("fcn16s", "fcn", "segmentation", "repro.models.fcn", (500, 500), 21,
-                 variants=_BOTH, backbone="vgg16"),
-    Architecture("fcn8s", "fcn", "segmentation", "repro.models.fcn", (500, 500), 21,
-                 variants=_BOTH, backbone="vgg16"),
-    Architecture("fcn_googlenet", "fcn", "segmentation", "repro.models.fcn", (500, 500), 21,
+    Architecture("vgg16", "vgg16", "classification", "vgg", (224, 224), 1000, backbone="vgg16"),
+    Architecture("googlenet", "googlenet", "classification", "googlenet", (224, 224), 1000, auxiliary=True,
                  backbone="googlenet"),
-    Architecture("segnet", "segnet", "segmentation", "repro.models.segnet", (360, 480), 11,
-                 variants=_BOTH, backbone="vgg16"),
-    Architecture("unet", "unet", "segmentation", "repro.models.unet", (572, 572), 2, channels=1),
-    Architecture("rcnn", "rcnn", "detection", "repro.models.rcnn", (224, 224), 20, backbone="vgg16"),
-    Architecture("fast_rcnn", "fast_rcnn", "detection", "repro.models.fast_rcnn", (600, 1000), 20,
-                 auxiliary=True, backbone="vgg16"),
-    Architecture("faster_rcnn", "faster_rcnn", "detection", "repro.models.faster_rcnn", (600, 1000), 20,
-                 auxiliary=True, backbone="vgg16"),
-    Architecture("faster_rcnn_resnet101", "faster_rcnn", "detection", "repro.models.faster_rcnn", (600, 1000), 20,
-                 auxiliary=True, backbone="resnet101"),
-    Architecture("yolo_v1", "yolov1", "detection", "repro.models.yolo_v1", (448, 448), 20,
+    Architecture("resnet101", "resnet101", "classification", "resnet", (224, 224), 1000, backbone="resnet101"),
+    Architecture("darknet19", "yolov2", "classification", "darknet", (224, 224), 1000, backbone="darknet19"),
+    Architecture("darknet53", "yolov3", "classification", "darknet", (256, 256), 1000, backbone="darknet53"),
+    Architecture("extraction", "yolov1", "classification", "yolo_v1", (224, 224), 1000, variants=_BOTH,
                  backbone="extraction"),
-    Architecture("fast_yolo", "yolov1", "detection", "repro.models.yolo_v1", (448, 448), 20),
-    Architecture("yolo_v2", "yolov2", "detection", "repro.models.yolo_v2", (416, 416), 20,
-                 variants=_BOTH, backbone="darknet19"),
-    Architecture("yolo_v3", "yolov3", "detection", "repro.models.yolo_v3", (416, 416), 80,
-                 backbone="darknet53"),
-    Architecture("mask_rcnn", "mask_rcnn", "instance", "repro.models.mask_rcnn", (1024, 1024), 80,
-                 auxiliary=True, backbone="resnet101"),
-    Architecture("mask_rcnn_fpn", "mask_rcnn", "instance", "repro.models.mask_rcnn", (1024, 1024), 80,
-                 auxiliary=True, backbone="resnet101"),
+    Architecture("fcn32s", "fcn", "segmentation", "fcn", (500, 500), 21, variants=_BOTH, backbone="vgg16"),
+    Architecture("fcn16s", "fcn", "segmentation", "fcn", (500, 500), 21, variants=_BOTH, backbone="vgg16"),
+    Architecture("fcn8s", "fcn", "segmentation", "fcn", (500, 500), 21, variants=_BOTH, backbone="vgg16"),
+    Architecture("fcn_googlenet", "fcn", "segmentation", "fcn", (500, 500), 21, backbone="googlenet"),
+    Architecture("segnet", "segnet", "segmentation", "segnet", (360, 480), 11, variants=_BOTH, backbone="vgg16"),
+    Architecture("unet", "unet", "segmentation", "unet", (572, 572), 2, channels=1),
+    Architecture("rcnn", "rcnn", "detection", "rcnn", (224, 224), 20, backbone="vgg16"),
+    Architecture("fast_rcnn", "fast_rcnn", "detection", "fast_rcnn", (600, 1000), 20, auxiliary=True, backbone="vgg16"),
+    Architecture("faster_rcnn", "faster_rcnn", "detection", "faster_rcnn", (600, 1000), 20, auxiliary=True,
+                 backbone="vgg16"),
+    Architecture("faster_rcnn_resnet101", "faster_rcnn", "detection", "faster_rcnn", (600, 1000), 20, auxiliary=True,
+                 backbone="resnet101"),
+    Architecture("yolo_v1", "yolov1", "detection", "yolo_v1", (448, 448), 20, backbone="extraction"),
+    Architecture("fast_yolo", "yolov1", "detection", "yolo_v1", (448, 448), 20),
+    Architecture("yolo_v2", "yolov2", "detection", "yolo_v2", (416, 416), 20, variants=_BOTH, backbone="darknet19"),
+    Architecture("yolo_v3", "yolov3", "detection", "yolo_v3", (416, 416), 80, backbone="darknet53"),
+    Architecture("mask_rcnn", "mask_rcnn", "instance", "mask_rcnn", (1024, 1024), 80, auxiliary=True,
+                 backbone="resnet101"),
+    Architecture("mask_rcnn_fpn", "mask_rcnn", "instance", "mask_rcnn", (1024, 1024), 80, auxiliary=True,
+                 backbone="resnet101"),
 )  # fmt: skip
 ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in _TABLE}
 

@@ -29,8 +29,8 @@ def training(name: str, init: str) -> Train:
     """Six epochs of three steps, with everything random that the harness has."""
     return Train(
         network=network(name), task=Segmentation(), data=DATA, recipe="suite", epochs=6, batch_size=8,
-        optimizer="adamw", learning_rate=1e-2, schedule="cosine", augment={"flip": True, "jitter": 3, "zoom": (0.8, 1.2)}, init=init,
-        val_every=2,
+        optimizer="adamw", learning_rate=1e-2, schedule="cosine", init=init, val_every=2,
+        augment={"flip": True, "jitter": 3, "zoom": (0.8, 1.2)},
     )  # fmt: skip
 
 

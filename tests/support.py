@@ -5,11 +5,12 @@ from typing import Any
 
 import keras
 
-from repro import backend, paths
+from repro import backend
 from repro.engine.evaluate import evaluate
 from repro.experiments.kind import Kind
-from repro.records.result import Result, write_result
+from repro.records.result import Result
 from repro.records.run import Progress, Run
+from repro.runner.worker import write_results
 from repro.tasks.base import Task
 from repro.tasks.predictors import DetectorPredictor
 
@@ -23,14 +24,10 @@ def run_kind(
     profile: str = "smoke",
     progress: Progress = lambda fraction, note: None,
 ) -> list[Result]:
-    """Run a kind for each seed, as one worker does, and write its results. `parents`: the results whose weights every
+    """Run a kind for each seed, as a worker does, and write its results. `parents`: the results whose weights every
     seed uses, by experiment."""
     runs = [Run(experiment, kind, seed, profile=profile, backend=backend.name(), parents=parents) for seed in seeds]
-    results = []
-    for run, outcome in zip(runs, kind.run(runs, progress), strict=True):
-        results.append(run.result(outcome))
-        write_result(paths.results_dir(), results[-1])
-    return results
+    return write_results(kind, runs, progress)
 
 
 def scores(task: Task, predictor: Any, records: Any, dataset: Any, split: str) -> dict[str, Any]:

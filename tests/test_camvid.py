@@ -196,7 +196,7 @@ def test_official_means_the_published_counts_format_and_size(folder, monkeypatch
     (folder / "train" / "a.jpg").unlink()
     Image.fromarray(PHOTO).save(folder / "train" / "a.png")
     assert CamVid().official("train") == (False, "images of 12x16 instead of 360x480")
-    monkeypatch.setattr("repro.data.camvid._SIZE", (12, 16))
+    monkeypatch.setattr(CamVid, "shape", (12, 16))
     assert CamVid().official("train") == (True, "")
     assert CamVid().official("val") == (False, "images re-encoded as JPEG")
 

@@ -5,7 +5,6 @@ import pytest
 from messages import one_line
 from PIL import Image
 
-from repro.data import cityscapes_instances
 from repro.data.catalog import open_dataset
 from repro.data.cityscapes_instances import CityscapesInstances
 from repro.errors import NoDataError, ReproError
@@ -97,7 +96,7 @@ def test_official_means_the_published_counts_format_and_size(folder, monkeypatch
     )
     monkeypatch.setattr(CityscapesInstances, "counts", {"train": 3, "val": 1})
     assert CityscapesInstances().official("val") == (False, "images of 12x16 instead of 1024x2048")
-    monkeypatch.setattr(cityscapes_instances, "_SIZE", (12, 16))
+    monkeypatch.setattr(CityscapesInstances, "shape", (12, 16))
     assert CityscapesInstances().official("val") == (True, "")
     path = image_of(folder, "val", "lindau_000000_000019")
     path.unlink()
@@ -149,7 +148,7 @@ def test_incomplete_copies_are_refused(folder, damage, parts):
         (np.where(VALUES == 7, 34, VALUES), np.uint16, "values 34, which are no label"),
         (np.where(VALUES == 7, 7001, VALUES), np.uint16, "values 7001"),
         (np.where(VALUES == 7, 65535, VALUES), np.uint16, "values 65535"),
-        (np.arange(192).reshape(12, 16), np.uint16, "values 34, 35, 36, 37, 38, 39, 40, 41, ..."),
+        (np.arange(192).reshape(12, 16), np.uint16, "values 34, 35, 36, 37, 38, 39, 40, 41 and 150 more"),
         (VALUES % 256, np.uint8, "a PNG of mode L"),
         (PHOTO, np.uint8, "a PNG of mode RGB"),
     ],

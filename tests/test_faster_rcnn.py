@@ -439,7 +439,7 @@ def test_one_program_from_image_to_boxes(trained):
     detector = Detector(network, faster.detect, {"max_detections": 20})
     batch = dict(zip(batch_of(), tensors(*batch_of().values()), strict=True))
     found, expected = (arrays_of(backend.forward(detector, mode)(batch)) for mode in ("xla", "eager"))
-    assert found.keys() == {"boxes", "scores", "classes", "count", "proposals", "proposal_valid"}
+    assert found.keys() == {"boxes", "scores", "classes", "count", "candidates", "proposals", "proposal_valid"}
     for b, count in enumerate(expected["count"]):
         assert count > 2
         assert -np.max(np.diff(expected["scores"][b, :count])) > 1e-5

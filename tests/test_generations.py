@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from support import run_kind
 
-from repro import backend
 from repro.data.catalog import open_dataset
 from repro.data.masks import decode_rle, encode_rle
 from repro.drawing.palette import voc_colormap
@@ -46,8 +45,8 @@ def shown(tmp_path_factory):
         for name in ("results", "runs", "cache"):
             patch.setenv(f"REPRO_{name.upper()}", str(folder / name))
         patch.setattr(gallery, "LEAST_SCORE", 0.0)
-        members = {name: run_kind(kind, experiment=name, backend=backend.name())[0] for name, kind in TRAININGS.items()}
-        (result,) = run_kind(GALLERY, experiment="tiny-gallery", parents=members, backend=backend.name())
+        members = {name: run_kind(kind, experiment=name)[0] for name, kind in TRAININGS.items()}
+        (result,) = run_kind(GALLERY, experiment="tiny-gallery", parents=members)
     return folder / "results", members, result
 
 
@@ -108,12 +107,12 @@ def test_a_network_without_weights_here_is_named(here):
     away = path.rename(path.with_suffix(".away"))
     try:
         with pytest.raises(ReproError, match="tiny-unet has no weights here") as caught:
-            run_kind(GALLERY, experiment="tiny-gallery", parents=members, backend=backend.name())
+            run_kind(GALLERY, experiment="tiny-gallery", parents=members)
     finally:
         away.rename(path)
     assert "repro run tiny-unet --profile smoke" in str(caught.value)
     with pytest.raises(ReproError, match="tiny-unet has no weights here"):
-        run_kind(GALLERY, experiment="tiny-gallery", backend=backend.name())
+        run_kind(GALLERY, experiment="tiny-gallery")
 
 
 def test_a_network_of_other_classes_is_refused(here):

@@ -9,7 +9,7 @@ import pytest
 from golden_data import GROUPS, difference, problem
 
 from repro import backend
-from repro.models import faster_rcnn, yolo_v1
+from repro.models import faster_rcnn, fpn, yolo_v1
 from repro.records import versions
 from repro.records.versions import version_of, versions_of
 
@@ -17,24 +17,18 @@ GOLDEN = json.loads(golden_data.FILE.read_text())
 TESTS = Path(__file__).parent
 # random numbers and the last digits are TensorFlow's
 NEEDS_KERAS = ("architectures", "data.augment", "data.jitter", "data.detection", "data.instance", "engine.train")
-# modules whose numbers are timings, or those of others: where they are tested
-ELSEWHERE = {
-    "experiments.anchors": "test_anchor_clusters.py",
-    "experiments.architectures": "test_models.py",
-    "experiments.detector_speed": "test_detector_speed.py",
-    "experiments.evaluate": "test_detect_eval.py",
-    "experiments.gallery": "test_gallery.py",
-    "experiments.generations": "test_generations.py",
-    "experiments.lineage": "test_lineage.py",
-    "experiments.majority": "test_experiments.py",
-    "experiments.mask_overhead": "test_generations.py",
-    "experiments.nms_speed": "test_operations.py",
-    "experiments.peer": "test_operations.py",
-    "experiments.predictions": "test_predictions.py",
-    "experiments.roi_speed": "test_operations.py",
-    "experiments.search_speed": "test_operations.py",
-    "experiments.speed": "test_experiments.py",
-    "experiments.train": "test_experiments.py",
+# kinds of experiments whose numbers are seconds alone
+TIMED = ("detector_speed", "mask_overhead", "nms_speed", "peer", "roi_speed", "search_speed", "speed")
+# the other kinds: where their numbers are tested
+KINDS = {
+    "anchors": "test_yolo_tables.py",
+    "architectures": "test_models.py",
+    "evaluate": "test_detect_eval.py",
+    "gallery": "test_generations.py",
+    "lineage": "test_lineage.py",
+    "majority": "test_metrics.py",
+    "predictions": "test_predictions.py",
+    "train": "test_overfit.py",
 }
 
 
@@ -49,6 +43,11 @@ def check(group: str, name: str) -> None:
 @pytest.mark.parametrize("name", GROUPS["architectures"][0])
 def test_architectures(name):
     check("architectures", name)
+
+
+@pytest.mark.parametrize("name", GROUPS["papers"][0])
+def test_papers(name):
+    check("papers", name)
 
 
 @pytest.mark.parametrize("name", GROUPS["modules"][0])
@@ -74,16 +73,16 @@ def test_loaders(name):
 )
 def test_a_constant_that_moves_is_told(name, function, changed, monkeypatch):
     monkeypatch.setattr(function, "__defaults__", changed)
-    monkeypatch.setattr(golden_data, "defaults_of", lambda name: GOLDEN["architectures"][name]["defaults"])
     words = re.escape(f"raise VERSION of models.{name} (or mend what you broke)")
-    with pytest.raises(pytest.fail.Exception, match=rf"{words}.*{name} (losses|boxes|best|classes|count)"):
+    with pytest.raises(pytest.fail.Exception, match=rf"{words}.*{name} (losses|all) "):
         check("architectures", name)
 
 
-def test_defaults_that_small_networks_do_not_use_are_watched(monkeypatch):
-    found = {"defaults": {"build.nms_threshold": 0.6, "build.new": 1}}
-    moved = difference({"defaults": {"build.nms_threshold": 0.7, "build.renamed": 2}}, found, 1e-4)
-    assert moved == "defaults build.nms_threshold is 0.6, was 0.7"
+def test_constants_that_small_networks_do_not_use_are_watched(monkeypatch):
+    monkeypatch.setattr(fpn, "STRIDES", (4, 8, 16, 32, 66))
+    monkeypatch.setattr(fpn, "NEW", 1, raising=False)
+    with pytest.raises(pytest.fail.Exception, match=r"VERSION of models.fpn .*constants STRIDES 4 is 66, was 64"):
+        check("papers", "models.fpn")
 
 
 def test_an_architecture_without_values_names_the_command():
@@ -108,6 +107,21 @@ def test_the_first_difference_is_told(old, new, told):
     assert difference(old, new, 1e-4) == told
 
 
+def test_values_are_not_written_anew_unless_a_version_was_raised(monkeypatch, tmp_path, capsys):
+    file, moved = tmp_path / "golden.json", {"ap": 0.5}
+    monkeypatch.setattr(golden_data, "FILE", file)
+    monkeypatch.setattr(golden_data, "GROUPS", {"modules": (["metrics.coco"], lambda name: moved, lambda name: name)})
+    monkeypatch.setattr("sys.argv", ["golden_data.py", "--write"])
+    before = {"modules": {"metrics.coco": {"ap": 0.25}}, "versions": versions_of("metrics.coco")}
+    file.write_text(json.dumps(before))
+    assert golden_data.main() == 1
+    assert "raise VERSION of metrics.coco (or mend what you broke)" in capsys.readouterr().out
+    assert json.loads(file.read_text()) == before
+    file.write_text(json.dumps(before | {"versions": {"metrics.coco": 0, "metrics.detection": 1}}))
+    assert golden_data.main() == 0
+    assert json.loads(file.read_text()) == {"modules": {"metrics.coco": moved}, "versions": versions_of("metrics.coco")}
+
+
 def test_every_module_with_a_version_is_watched():
     found = {
         path.relative_to(versions.PACKAGE).with_suffix("").as_posix().replace("/", ".")
@@ -118,10 +132,9 @@ def test_every_module_with_a_version_is_watched():
     for group in ("architectures", "loaders"):
         for name in GOLDEN[group]:
             watched |= set(versions_of(GROUPS[group][2](name)))
-    assert sorted(versioned - watched - set(ELSEWHERE)) == []
-    for module, test in ELSEWHERE.items():
-        assert module not in watched
-        assert (TESTS / test).exists(), f"{test}, which tests {module}, is gone"
+    elsewhere = {f"experiments.{kind}" for kind in (*TIMED, *KINDS)}
+    assert sorted(versioned - watched - elsewhere) == []
+    assert sorted(test for test in KINDS.values() if not (TESTS / test).exists()) == []
 
 
 def test_values_were_written_at_todays_versions():

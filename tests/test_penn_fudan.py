@@ -185,7 +185,7 @@ def packed(folder, tmp_path, monkeypatch):
     handler = functools.partial(Quiet, directory=path.parent)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     url, size = f"http://127.0.0.1:{server.server_port}/{path.name}", path.stat().st_size
-    monkeypatch.setattr(penn_fudan, "ARCHIVE", replace(penn_fudan.ARCHIVE, url=url, size=size, unpacked=size))
+    monkeypatch.setattr(PennFudan, "archive", replace(PennFudan.archive, url=url, size=size, unpacked=size))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield path

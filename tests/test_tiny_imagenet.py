@@ -86,7 +86,7 @@ def test_fingerprint_follows_names_labels_and_sizes(folder):
 def test_official_means_the_published_counts_and_size(folder, monkeypatch):
     assert TinyImageNet().official("train") == (False, "6 of 100000 images")
     assert TinyImageNet().official("val") == (False, "3 of 10000 images")
-    monkeypatch.setattr(tiny_imagenet, "_COUNTS", {"train": 6, "val": 3})
+    monkeypatch.setattr(TinyImageNet, "counts", {"train": 6, "val": 3})
     monkeypatch.setattr(tiny_imagenet, "_LABELS", {"n01443537": 0, "n02124075": 1, "n12267677": 2})
     assert TinyImageNet().official("train") == (False, "3 images of goldfish instead of 2")
     images = [folder / "train" / wnid / "images" / f"{wnid}_{n}.JPEG" for wnid, n in (("n01443537", 2),) * 2]
@@ -119,7 +119,7 @@ def test_unknown_split(folder):
         (b"n01443537\n\nn00000001\n", ["line 3", "n00000001", "no class"]),
         (b"n01443537\nn01443537\n", ["line 2", "before"]),
         (b"\xff\xfen\x000\x001\x00", ["line 1"]),
-        (None, ["cannot read"]),
+        (None, ["does not exist"]),
     ],
 )
 def test_bad_wnids_are_named(folder, content, parts):
@@ -193,7 +193,7 @@ def test_an_archive_put_there_by_hand_is_unpacked_without_the_test_images(folder
     content = path.read_bytes()
     url, checksum = "http://127.0.0.1:9/tiny-imagenet-200.zip", f"md5:{hashlib.md5(content).hexdigest()}"
     published = replace(tiny_imagenet.ARCHIVE, url=url, size=len(content), unpacked=0, checksum=checksum)
-    monkeypatch.setattr(tiny_imagenet, "ARCHIVE", published)
+    monkeypatch.setattr(TinyImageNet, "archive", published)
     monkeypatch.setenv("REPRO_DATA", str(root))
     TinyImageNet().prepare()
     assert TinyImageNet().size("train") == 6

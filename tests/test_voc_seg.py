@@ -14,7 +14,7 @@ import pytest
 from messages import one_line
 from PIL import Image
 
-from repro.data import download, voc_seg
+from repro.data import download
 from repro.data.base import VOID
 from repro.data.voc_seg import Voc2012Seg
 from repro.drawing.palette import voc_colormap
@@ -87,7 +87,7 @@ def test_official_means_the_published_counts_format_and_size(folder, monkeypatch
     assert Voc2012Seg().official("val")[1].startswith("1 of 1449 images; ")
     monkeypatch.setattr(Voc2012Seg, "counts", {"train": 2, "val": 1})
     assert Voc2012Seg().official("train") == (False, "the longest side is 16 instead of 500 pixels")
-    monkeypatch.setattr(voc_seg, "_LONGEST_SIDE", 16)
+    monkeypatch.setattr(Voc2012Seg, "longest_side", 16)
     assert Voc2012Seg().official("train") == (True, "")
     Image.fromarray(PHOTO).save(folder / "JPEGImages" / "2007_000039.jpg", "PNG")
     assert Voc2012Seg().official("train") == (False, "images re-encoded as PNG")
@@ -230,8 +230,8 @@ def site(folder, tmp_path, monkeypatch):
     server.asked, server.answers = [], [respond(content)]
     checksum = f"sha256:{hashlib.sha256(content).hexdigest()}"
     url = f"http://127.0.0.1:{server.server_port}/VOCtrainval_11-May-2012.tar"
-    archive = replace(voc_seg.ARCHIVE, url=url, size=len(content), unpacked=len(content), checksum=checksum)
-    monkeypatch.setattr(voc_seg, "ARCHIVE", archive)
+    archive = replace(Voc2012Seg.archive, url=url, size=len(content), unpacked=len(content), checksum=checksum)
+    monkeypatch.setattr(Voc2012Seg, "archive", archive)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield Site(server, content, root)
@@ -246,7 +246,7 @@ def refused(site, *parts):
         Voc2012Seg().prepare()
     one_line(error, *parts)
     left = {path.name for path in site.root.iterdir()} if site.root.is_dir() else set()
-    name = voc_seg.ARCHIVE.filename
+    name = Voc2012Seg.archive.filename
     assert left <= {name, f"{name}.part", f".{name}.lock"}
     return left
 
@@ -259,7 +259,7 @@ def test_the_archive_is_fetched_checked_and_unpacked_once(site, folder):
     for path in folder.rglob("*"):
         if path.is_file():
             assert (unpacked / path.relative_to(folder)).read_bytes() == path.read_bytes()
-    assert (site.root / voc_seg.ARCHIVE.filename).read_bytes() == site.content
+    assert (site.root / Voc2012Seg.archive.filename).read_bytes() == site.content
     np.testing.assert_array_equal(Voc2012Seg().sample("val", 0).semantic, LABELS)
 
 
@@ -341,7 +341,7 @@ def test_a_wrong_checksum_deletes_what_came(site):
 
 def test_without_a_network_it_says_so_at_once(site, monkeypatch):
     monkeypatch.setattr(download, "_PAUSES", (60,))
-    monkeypatch.setattr(voc_seg, "ARCHIVE", replace(voc_seg.ARCHIVE, url="http://127.0.0.1:9/VOC.tar"))
+    monkeypatch.setattr(Voc2012Seg, "archive", replace(Voc2012Seg.archive, url="http://127.0.0.1:9/VOC.tar"))
     refused(site, "127.0.0.1:9", "refused", site.root / "VOC.tar")
 
 

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from repro.errors import unknown_name
+
 VOID = 255  # a pixel that is never trained on and never scored
 
 
@@ -33,6 +35,19 @@ class Sample:
     truncated: np.ndarray | None = None
     crowd: np.ndarray | None = None
     pixel_weight: np.ndarray | None = None
+
+    def truth(self) -> dict[str, np.ndarray]:
+        """Boxes, classes, and the flags difficult and crowd, bool [M] where the data set says nothing too, as
+        `repro.metrics.detection` takes them."""
+        flags = {name: getattr(self, name) for name in ("difficult", "crowd")}
+        none = np.zeros(len(self.classes), bool)
+        known = {name: none if values is None else values for name, values in flags.items()}
+        return {"boxes": self.boxes, "classes": self.classes, **known}
+
+    def learned(self) -> np.ndarray:
+        """Which objects are learned from, bool [M]: neither difficult ones nor crowds."""
+        truth = self.truth()
+        return ~truth["difficult"] & ~truth["crowd"]
 
 
 @dataclass(frozen=True)
@@ -80,3 +95,10 @@ class Dataset(Protocol):
 
     def sample(self, split: str, index: int) -> Sample:
         """Decode one sample. Raises ReproError naming the file when it is damaged."""
+
+
+def known_split(info: Info, split: str) -> str:
+    """The split, if the data set has it. Raises ReproError."""
+    if split not in info.splits:
+        raise unknown_name(f"split of {info.name}", split, info.splits)
+    return split

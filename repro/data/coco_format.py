@@ -8,7 +8,7 @@ filled by pycocotools, which cuts them at the image's border.
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,12 +16,12 @@ import msgspec
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from repro import paths
-from repro.data.base import Info, Sample
+from repro.data.base import Sample
+from repro.data.folder import Folder, report_missing
 from repro.data.images import read_bytes, read_image
 from repro.data.masks import run_lengths
 from repro.data.voc import checked_boxes
-from repro.errors import NoDataError, ReproError, unknown_name
+from repro.errors import ReproError
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
@@ -61,68 +61,42 @@ class _Runs(msgspec.Struct, gc=False):
 _PARSE_MASK = msgspec.json.Decoder(list[list[float]] | _Runs).decode
 
 
-class CocoFormat:
+class CocoFormat(Folder):
     """A data set in COCO's format, its images in the order of their ids: `folder` of the data folder has a folder of
     images for each split (`folders`) and `annotations/instances_<that folder>.json`.
 
     `category_ids` are the categories of the classes, in their order; `counts` the published numbers of images and
-    annotations of each split, `cure` what mends a damaged copy. A crowd is one box and one mask around many
+    annotations of each split, `again` what mends a damaged copy. A crowd is one box and one mask around many
     objects."""
 
-    info: ClassVar[Info]
-    folder: ClassVar[str]
     folders: ClassVar[dict[str, str]]
     category_ids: ClassVar[tuple[int, ...]]
     counts: ClassVar[dict[str, tuple[int, int]]]
-    cure: ClassVar[str]
+    again: ClassVar[str]
 
     def __init__(self) -> None:
-        self.options: dict[str, Any] = {}
-        self._root = paths.data_dir() / self.folder
-        self._images: dict[str, list[_Image]] = {}
+        super().__init__()
         self._annotations: dict[str, dict[int, list[_Annotation]]] = {}
-        self._fingerprints: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # a worker process reads the annotations again, which is faster than to pickle them
-        return self.__dict__ | {"_images": {}, "_annotations": {}}
-
-    def prepare(self) -> None:
-        """Check the annotations, and that no image is missing. Raises NoDataError where there is no copy, ReproError
-        where it is incomplete or makes no sense."""
-        for split in self.info.splits:
-            self._open(split)
-
-    def fingerprint(self, split: str) -> str:
-        """First 16 hex digits of the SHA-256 over the annotation file and each image's name and size in bytes.
-
-        The images, 19 GB of COCO, are not read: one changed without a change of its size does not show."""
-        if split not in self._fingerprints:
-            total = hashlib.sha256(hashlib.sha256(read_bytes(self._file(split))).digest())
-            for image in self._open(split):
-                total.update(f"{image.file_name} {self._path(split, image).stat().st_size}\n".encode())
-            self._fingerprints[split] = total.hexdigest()[:16]
-        return self._fingerprints[split]
+        return self.__dict__ | {"_found": {}, "_annotations": {}}
 
     def official(self, split: str) -> tuple[bool, str]:
         """Whether the split has the published numbers of images and annotations.
 
         No checksum of single files is published, so that edited pixels or boxes do not show here."""
-        found = len(self._open(split)), sum(map(len, self._annotations[split].values()))
+        found = len(self._items(split)), sum(map(len, self._annotations[split].values()))
         named = zip(found, self.counts[split], ("images", "annotations"), strict=True)
         reasons = [f"{here} of {published} {what}" for here, published, what in named if here != published]
         return not reasons, "; ".join(reasons)
-
-    def size(self, split: str) -> int:
-        """Number of images of a split, those without objects included."""
-        return len(self._open(split))
 
     def sample(self, split: str, index: int) -> Sample:
         """Image uint8 [H,W,3], boxes [M,4], classes and crowd [M], masks bool [M,H,W]; objects in order of their ids.
 
         `image_id` is the image's number. Raises ReproError naming the file when the image is damaged or of another
         size than its annotations say, and the annotation where a box or mask makes no sense."""
-        image = self._open(split)[index]
+        image = self._items(split)[index]
         path, file, size = self._path(split, image), self._file(split), (image.height, image.width)
         # the objects were drawn over the stored pixels, whatever the EXIF orientation says
         pixels = read_image(path, upright=False)
@@ -130,7 +104,7 @@ class CocoFormat:
             stated, found = f"{size[0]}x{size[1]}", f"{pixels.shape[0]}x{pixels.shape[1]}"
             raise ReproError(f"{path} is {found}, in {file} it is {stated} (height x width)", "unpack both again")
         found = self._annotations[split].get(image.id, [])
-        return Sample(str(image.id), pixels, **objects_of(found, size, file, self.category_ids, self.cure))
+        return Sample(str(image.id), pixels, **objects_of(found, size, file, self.category_ids, self.again))
 
     def _file(self, split: str) -> Path:
         return self._root / "annotations" / f"instances_{self.folders[split]}.json"
@@ -138,33 +112,27 @@ class CocoFormat:
     def _path(self, split: str, image: _Image) -> Path:
         return self._root / self.folders[split] / image.file_name
 
-    def _absent(self, folder: Path) -> NoDataError:
-        """The error for a folder that is not there."""
-        return NoDataError(f"{folder} does not exist", self.info.manual or f"`repro data {self.info.name}` fetches it")
-
     def _refetch(self, folder: Path) -> str:
         """What mends a folder with an image missing."""
-        return self.cure
+        return self.again
 
-    def _open(self, split: str) -> list[_Image]:
-        if split not in self.folders:
-            raise unknown_name(f"split of {self.info.name}", split, self.folders)
-        if split not in self._images:
-            folder, file = self._root / self.folders[split], self._file(split)
-            for needed in (self._root, folder, file.parent):
-                if not needed.is_dir():
-                    raise self._absent(needed)
-            images, annotations = read_instances(
-                file, dict(zip(self.category_ids, self.info.classes, strict=True)), self.cure
-            )
-            present = {path.name for path in folder.iterdir()}
-            missing = [image.file_name for image in images if image.file_name not in present]
-            if missing:
-                others = f", like {len(missing) - 1} more" if len(missing) > 1 else ""
-                problem = f"{folder / missing[0]}, which {file} asks for, does not exist{others}"
-                raise ReproError(problem, self._refetch(folder))
-            self._images[split], self._annotations[split] = images, annotations
-        return self._images[split]
+    def _find(self, split: str) -> list[_Image]:
+        folder, file = self._root / self.folders[split], self._file(split)
+        for needed in (folder, file.parent):
+            self._check(needed)
+        names = dict(zip(self.category_ids, self.info.classes, strict=True))
+        images, self._annotations[split] = read_instances(file, names, self.again)
+        present = {path.name for path in folder.iterdir()}
+        missing = [folder / image.file_name for image in images if image.file_name not in present]
+        report_missing(missing, f"which {file} asks for, does not exist", self._refetch(folder), joined=", ")
+        return images
+
+    def _identity(self, split: str) -> Iterator[bytes]:
+        """The annotation file, and each image's name and size in bytes. The images, 19 GB of COCO, are not read: one
+        changed without a change of its size does not show."""
+        yield hashlib.sha256(read_bytes(self._file(split))).digest()
+        for image in self._items(split):
+            yield f"{image.file_name} {self._path(split, image).stat().st_size}\n".encode()
 
 
 def read_instances(file: Path, names: dict[int, str], cure: str) -> tuple[list[_Image], dict[int, list[_Annotation]]]:

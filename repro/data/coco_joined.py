@@ -11,10 +11,10 @@ from typing import Any
 
 from repro import paths
 from repro.data import coco
-from repro.data.base import Sample
+from repro.data.base import Sample, known_split
 from repro.data.coco_format import objects_of, read_instances
 from repro.data.download import install
-from repro.data.images import decode_image, read_bytes
+from repro.data.images import read_bytes
 from repro.data.tfds_detection import Coco2017Tfds
 from repro.errors import NoDataError
 
@@ -65,28 +65,22 @@ class Coco2017Joined(Coco2017Tfds):
     def sample(self, split: str, index: int) -> Sample:
         """As `Coco2017.sample`, in TFDS's order. Raises ReproError naming the record where it is damaged or of an image
         without a place in the annotations, and the annotation where a box or mask makes no sense."""
-        record = self._record(split, index)
-        image, number = record["image"], record[self.id_feature]
-        # a truncated ArrayRecord file yields records of None
-        if not isinstance(image, bytes) or number is None:
-            kinds = f"{type(image).__name__} and {type(number).__name__}"
-            raise self._nonsense(split, index, f"holds {kinds} instead of an encoded image and its id")
+        _, pixels, number = self._read(split, index, self.id_feature, object, "its id")
         number, file = int(number), self._file(split)
         if number not in self._objects(split):
             raise self._nonsense(split, index, f"is image {number}, which {file} has not")
         size, found = self._objects(split)[number]
-        pixels = decode_image(image, f"{self.builder} {split} {index}", upright=False)
         if pixels.shape[:2] != size:
             here, there = ("x".join(map(str, sides)) for sides in (pixels.shape[:2], size))
             raise self._nonsense(split, index, f"is {here}, in {file} it is {there} (height x width)")
-        return Sample(str(number), pixels, **objects_of(found, size, file, self.category_ids, coco.Coco2017.cure))
+        return Sample(str(number), pixels, **objects_of(found, size, file, self.category_ids, coco.Coco2017.again))
 
     @property
     def _coco(self) -> Path:
         return paths.data_dir() / coco.Coco2017.folder
 
     def _file(self, split: str) -> Path:
-        return self._coco / "annotations" / f"instances_{coco.Coco2017.folders[self._known(split)]}.json"
+        return self._coco / "annotations" / f"instances_{coco.Coco2017.folders[known_split(self.info, split)]}.json"
 
     def _objects(self, split: str) -> dict[int, tuple[tuple[int, int], list[Any]]]:
         """By image id (height, width) and annotations, none for an image without objects."""
@@ -97,7 +91,7 @@ class Coco2017Joined(Coco2017Tfds):
                 cure = f"`repro data {self.info.name}` fetches it; where {file.parent} exists, unpack {archive} there"
                 raise NoDataError(f"{file} does not exist", cure)
             names = dict(zip(self.category_ids, self.info.classes, strict=True))
-            images, found = read_instances(file, names, coco.Coco2017.cure)
+            images, found = read_instances(file, names, coco.Coco2017.again)
             self._annotations[split] = {
                 image.id: ((image.height, image.width), found.get(image.id, [])) for image in images
             }

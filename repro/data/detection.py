@@ -26,9 +26,7 @@ def fit_boxes(sample: Sample, size: tuple[int, int], max_boxes: int) -> dict[str
         raise ReproError(f"{sample.image_id} has no boxes", "give a data set for detection, see `repro list datasets`")
     record = letterbox(dataclasses.replace(sample, semantic=None, pixel_weight=None), size)
     original = np.asarray(sample.image.shape[:2], "int32")
-    kept = np.ones(len(sample.classes), bool)
-    for flags in (sample.difficult, sample.crowd):
-        kept &= True if flags is None else ~flags
+    kept = sample.learned()
     count = int(kept.sum())
     if count > max_boxes:
         raise ReproError(

@@ -64,7 +64,7 @@ def install(
             if done.exists():
                 return
             present = target if target.exists() else _part(target)
-            _check_room(archive, root, archive.size + archive.unpacked - _length(present))
+            check_room(archive.dataset, root, archive.size + archive.unpacked - _length(present))
             fetch(archive, target)
             if unpack:
                 unpack(target)
@@ -126,6 +126,15 @@ def extract(path: Path, root: Path, top: str, wanted: Callable[[str], bool] = la
         raise NoDataError(f"{path} is damaged ({_reason(error)})", cure) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_room(what: str, folder: Path, needed: int) -> None:
+    """Raise NoDataError when fewer bytes are free where `folder` is, or will be, than `what` needs."""
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        problem = f"{what} needs {needed / 2**30:.1f} GiB more, {place} has {free / 2**30:.1f} GiB free"
+        raise NoDataError(problem, "make room, or set REPRO_DATA to a folder on a larger disk")
 
 
 def _part(target: Path) -> Path:
@@ -234,13 +243,6 @@ def _fault(archive: Archive, path: Path) -> str:
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, algorithm).hexdigest()
     return "" if found == published else f"has the {algorithm} {found} instead of {published}"
-
-
-def _check_room(archive: Archive, root: Path, needed: int) -> None:
-    free = shutil.disk_usage(root).free
-    if free < needed:
-        problem = f"{archive.dataset} needs {needed / 2**30:.1f} GiB more, {root} has {free / 2**30:.1f} GiB free"
-        raise NoDataError(problem, "make room, or set REPRO_DATA to a folder on a larger disk")
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ from typing import ClassVar
 import numpy as np
 
 from repro.data.base import VOID, Info, Sample
-from repro.data.folder import Named, PairFolder, check_sizes, match
-from repro.data.images import read_colours, read_image
+from repro.data.folder import Named, PairFolder, match
+from repro.data.images import read_colours
 from repro.errors import ReproError
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
@@ -54,6 +54,10 @@ class Dubai(PairFolder):
         val         5.4   62.9   12.9          4.7    14.1   1               9
         test       14.1   46.8   10.3         11.0    17.8   3 8            18"""
 
+    folder = _FOLDER
+    again = _AGAIN
+    counts: ClassVar[dict[str, int]] = {split: _IMAGES_PER_TILE * len(tiles) for split, tiles in _TILES.items()}
+    encoding = "JPEG"
     info = Info(
         name="dubai",
         title="Dubai from above, 5 classes, 'Unlabeled' as void, whole tiles kept apart",
@@ -69,10 +73,6 @@ class Dubai(PairFolder):
         "data folder",
     )
 
-    folder = _FOLDER
-    counts: ClassVar[dict[str, int]] = {split: _IMAGES_PER_TILE * len(tiles) for split, tiles in _TILES.items()}
-    again = _AGAIN
-
     def prepare(self) -> None:
         """Check that every image has its mask and the other way round, and that the classes are the known ones.
 
@@ -82,7 +82,7 @@ class Dubai(PairFolder):
 
     def official(self, split: str) -> tuple[bool, str]:
         """Never official: nobody published a split. Says too when images are missing or reduced."""
-        reasons, sizes = self._differences(split, "JPEG")
+        reasons, sizes = self._differences(split)
         longest = [max(size) for size in sizes]
         published = [_LONGEST_SIDE[int(name[len("tile")])] for name, _ in self._items(split)]
         if any(side < whole for side, whole in zip(longest, published, strict=True)):
@@ -93,10 +93,8 @@ class Dubai(PairFolder):
         """Image uint8 [H,W,3] and semantic uint8 [H,W] with 0..4 and VOID.
 
         Raises ReproError naming the file when one is damaged, sizes differ or a colour is no class."""
-        name, pair = self._items(split)[index]
-        image, colours = read_image(pair[0]), read_colours(pair[1])
-        check_sizes(pair, image.shape, colours.shape)
-        return Sample(name, image, semantic=_decode(colours, pair[1]))
+        name, image, colours, path = self._read(split, index, read_colours, upright=True)
+        return Sample(name, image, semantic=_decode(colours, path))
 
     def _find(self, split: str) -> list[Named]:
         """In the order of tiles and stems; the files of all tiles have the same names."""
@@ -116,12 +114,9 @@ def _decode(colours: np.ndarray, path: Path) -> np.ndarray:
     strange = classes == _NO_CLASS
     if strange.any():
         row, column = np.unravel_index(int(strange.argmax()), strange.shape)
-        count = int(strange.sum())
-        others = f", like {count - 1} more" if count > 1 else ""
-        raise ReproError(
-            f"{path} has colour #{packed[row, column]:06X} at row {row}, column {column}{others}, which is no class",
-            _AGAIN,
-        )
+        others = f", like {strange.sum() - 1} more" if strange.sum() > 1 else ""
+        found = f"colour #{packed[row, column]:06X} at row {row}, column {column}{others}"
+        raise ReproError(f"{path} has {found}, which is no class", _AGAIN)
     return classes
 
 

@@ -1,59 +1,74 @@
-"""What loaders of pictures in folders share: samples are pairs of an image and its labels, found split by split."""
+"""What loaders of folders share, and those whose samples are pairs of an image and its labels, found split by split."""
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from repro import paths
-from repro.data.base import Info
-from repro.data.images import is_image, probe, read_bytes
-from repro.errors import NoDataError, ReproError, unknown_name
+from repro.data.base import Info, known_split
+from repro.data.download import Archive, install
+from repro.data.images import is_image, probe, read_bytes, read_image, read_labels
+from repro.errors import NoDataError, ReproError
 
 Pair = tuple[Path, Path]
 Named = tuple[str, Pair]
 
 
-class PairFolder:
-    """A data set in a folder of the data folder (`folder`). A subclass finds the (name, (image, labels)) of a split in
-    `_find`; `counts` are the published numbers of images of its splits, `again` is the cure of an incomplete copy."""
+class Folder:
+    """A data set in a folder of the data folder (`folder`). A subclass finds the samples of a split in `_find` and says
+    in `_identity` what they are; `archive` is what the folder is unpacked from, `again` the cure of an incomplete
+    copy."""
 
     info: ClassVar[Info]
     folder: ClassVar[str]
-    counts: ClassVar[dict[str, int]]
-    again: ClassVar[str]
+    archive: ClassVar[Archive | None] = None
 
     def __init__(self) -> None:
         self.options: dict[str, Any] = {}
         self._root = paths.data_dir() / self.folder
-        self._found: dict[str, list[Named]] = {}
+        self._found: dict[str, list[Any]] = {}
         self._fingerprints: dict[str, str] = {}
 
-    def prepare(self) -> None:
-        """Check that every image of every split has its labels and the other way round.
+    @property
+    def again(self) -> str:
+        """The cure of an incomplete copy."""
+        return f"unpack {self.archive.filename} again"
 
-        Raises NoDataError when the folder is missing, ReproError when the copy is incomplete."""
+    def prepare(self) -> None:
+        """Download the archive, where there is one, unless its folder is there; check that the copy is complete.
+
+        Raises NoDataError when the folder is missing or cannot be had, ReproError when the copy is incomplete."""
+        if self.archive and not self._root.is_dir():
+            install(self.archive, paths.data_dir(), self.folder, self._wanted)
         for split in self.info.splits:
             self._items(split)
 
     def fingerprint(self, split: str) -> str:
-        """First 16 hex digits of the SHA-256 over (name, SHA-256 of image, SHA-256 of labels) in order."""
+        """First 16 hex digits of the SHA-256 over what `_identity` gives."""
         if split not in self._fingerprints:
-            self._fingerprints[split] = fingerprint(self._items(split))
+            self._fingerprints[split] = hashlib.sha256(b"".join(self._identity(split))).hexdigest()[:16]
         return self._fingerprints[split]
 
     def size(self, split: str) -> int:
         """Number of images of a split."""
         return len(self._items(split))
 
-    def _find(self, split: str) -> list[Named]:
+    def _wanted(self, name: str) -> bool:
+        """Whether to unpack a member of the archive."""
+        return True
+
+    def _find(self, split: str) -> list[Any]:
         """The samples of a split in order. Raises ReproError when the copy is incomplete."""
 
-    def _items(self, split: str) -> list[Named]:
-        if split not in self.info.splits:
-            raise unknown_name(f"split of {self.info.name}", split, self.info.splits)
-        if split not in self._found:
+    def _identity(self, split: str) -> Iterator[bytes]:
+        """What tells the samples of a split from others."""
+
+    def _items(self, split: str) -> list[Any]:
+        if known_split(self.info, split) not in self._found:
             self._check(self._root)
             found = self._find(split)
             if not found:
@@ -63,31 +78,61 @@ class PairFolder:
 
     def _check(self, folder: Path) -> None:
         """Raise NoDataError when a folder is missing."""
-        if not folder.exists():
-            cure = f"{self.info.manual} (REPRO_DATA says where that is)" if self.info.manual else ""
-            raise NoDataError(f"{folder} does not exist", cure or f"`repro data {self.info.name}` fetches it")
+        if not folder.is_dir():
+            raise self._absent(folder)
 
-    def _differences(self, split: str, encoding: str) -> tuple[list[str], list[tuple[int, int]]]:
+    def _absent(self, path: Path) -> NoDataError:
+        cure = f"{self.info.manual} (REPRO_DATA says where that is)" if self.info.manual else ""
+        return NoDataError(f"{path} does not exist", cure or f"`repro data {self.info.name}` fetches it")
+
+
+class PairFolder(Folder):
+    """A folder of images and labels, each sample a (name, (image, labels)). `counts` are the published numbers of
+    images of the splits, `encoding` is theirs, and `shape` their (height, width) or `longest_side` that of the longest
+    (pixels)."""
+
+    counts: ClassVar[dict[str, int]]
+    encoding: ClassVar[str] = "PNG"
+    shape: ClassVar[tuple[int, int] | None] = None
+    longest_side: ClassVar[int | None] = None
+
+    def official(self, split: str) -> tuple[bool, str]:
+        """Whether the split has the published number of images, of the published encoding and size.
+
+        No checksum of single files is published, so that edited pixels or labels do not show here."""
+        reasons, sizes = self._differences(split)
+        odd = next((size for size in sizes if size != self.shape), None) if self.shape else None
+        reasons += [f"images of {odd[0]}x{odd[1]} instead of {self.shape[0]}x{self.shape[1]}"] if odd else []
+        longest = max(map(max, sizes))
+        if self.longest_side and longest != self.longest_side:
+            reasons.append(f"the longest side is {longest} instead of {self.longest_side} pixels")
+        return not reasons, "; ".join(reasons)
+
+    def _identity(self, split: str) -> Iterator[bytes]:
+        """Name, SHA-256 of image and SHA-256 of labels."""
+        for name, pair in self._items(split):
+            hashes = [hashlib.sha256(read_bytes(path)).hexdigest() for path in pair]
+            yield f"{name} {' '.join(hashes)}\n".encode()
+
+    def _differences(self, split: str) -> tuple[list[str], list[tuple[int, int]]]:
         """How a split differs from the published one in number and encoding, in words, and its (height, width)s."""
         headers = [probe(image) for _, (image, _) in self._items(split)]
-        others = sorted({kind for kind, _ in headers} - {encoding})
+        others = sorted({kind for kind, _ in headers} - {self.encoding})
         reasons = [f"{len(headers)} of {self.counts[split]} images"] if len(headers) != self.counts[split] else []
         reasons += [f"images re-encoded as {' and '.join(others)}"] if others else []
         return reasons, [size for _, size in headers]
 
-    def _sizes_differ(self, split: str, encoding: str, wanted: tuple[int, int]) -> tuple[bool, str]:
-        """What `official` answers of images that all have one published size."""
-        reasons, sizes = self._differences(split, encoding)
-        odd = next((size for size in sizes if size != wanted), None)
-        reasons += [f"images of {odd[0]}x{odd[1]} instead of {wanted[0]}x{wanted[1]}"] if odd else []
-        return not reasons, "; ".join(reasons)
+    def _read(
+        self, split: str, index: int, read: Callable[[Path], np.ndarray] = read_labels, upright: bool = False
+    ) -> tuple[str, np.ndarray, np.ndarray, Path]:
+        """Name, image uint8 [H,W,3] and labels [H,W,...] of a sample, and where the labels lie. `upright`: they were
+        drawn over the image as its EXIF orientation shows it, not over the stored pixels.
 
-    def _longest_differs(self, split: str, encoding: str, wanted: int) -> tuple[bool, str]:
-        """What `official` answers of images whose longest side is published."""
-        reasons, sizes = self._differences(split, encoding)
-        longest = max(map(max, sizes))
-        reasons += [f"the longest side is {longest} instead of {wanted} pixels"] if longest != wanted else []
-        return not reasons, "; ".join(reasons)
+        Raises ReproError naming the file when one is damaged or the sizes differ."""
+        name, pair = self._items(split)[index]
+        image, labels = read_image(pair[0], upright), read(pair[1])
+        check_sizes(pair[1], image.shape, labels.shape, self.again)
+        return name, image, labels, pair[1]
 
 
 def match(folders: Pair, cure: str, suffixes: tuple[str, str] = ("", "")) -> list[Named]:
@@ -119,13 +164,16 @@ def report_missing(missing: list[Path], problem: str, cure: str, joined: str = "
         raise ReproError(f"{missing[0]}{joined}{problem}{others}", cure)
 
 
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """(number, text) of the lines of a file that are not empty. Raises ReproError when it cannot be read."""
+    lines = enumerate(read_bytes(path).decode("ascii", "replace").splitlines(), 1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]
+
+
 def read_names(path: Path, cure: str) -> list[str]:
     """The names in a list of images, each once. Raises ReproError with this cure."""
     names: dict[str, int] = {}
-    for number, line in enumerate(read_bytes(path).decode("ascii", "replace").splitlines(), 1):
-        name = line.strip()
-        if not name:
-            continue
+    for number, name in read_lines(path):
         if not re.fullmatch(r"[\w-]+", name, re.ASCII):
             raise ReproError(f"{path} line {number} is {name[:60]!r}, not the name of an image", cure)
         if name in names:
@@ -136,20 +184,11 @@ def read_names(path: Path, cure: str) -> list[str]:
     return list(names)
 
 
-def fingerprint(named: Iterable[Named]) -> str:
-    """First 16 hex digits of the SHA-256 over (name, SHA-256 of image, SHA-256 of labels) in the given order."""
-    total = hashlib.sha256()
-    for name, pair in named:
-        hashes = [hashlib.sha256(read_bytes(path)).hexdigest() for path in pair]
-        total.update(f"{name} {' '.join(hashes)}\n".encode())
-    return total.hexdigest()[:16]
-
-
-def check_sizes(pair: Pair, image: tuple[int, ...], labels: tuple[int, ...], cure: str = "fetch both again") -> None:
-    """Raise ReproError, with this cure, when an image [H,W,C] and its labels [H,W,...] differ in height or width."""
+def check_sizes(path: Path, image: tuple[int, ...], labels: tuple[int, ...], cure: str) -> None:
+    """Raise ReproError, with this cure, when the labels [H,W,...] in `path` and their image [H,W,C] differ in size."""
     if labels[:2] != image[:2]:
         sizes = f"{labels[0]}x{labels[1]}, its image {image[0]}x{image[1]}"
-        raise ReproError(f"{pair[1]} is {sizes} (height x width)", cure)
+        raise ReproError(f"{path} is {sizes} (height x width)", cure)
 
 
 def _by_name(folder: Path, suffix: str, cure: str) -> dict[str, Path]:

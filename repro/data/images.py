@@ -1,7 +1,9 @@
 """Pictures from disk: photographs as RGB, label maps as class numbers, and a plain word on damaged files."""
 
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -10,6 +12,8 @@ from repro.errors import ReproError
 
 _EXTENSIONS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _ALPHA_MODES = {"LA", "La", "PA", "RGBA", "RGBa"}
+_DEEP_MODES = ("I;16", "I")  # what Pillow calls 16-bit grey, by version
+_NO_CLASS = -1
 
 
 def read_image(path: Path, upright: bool = True) -> np.ndarray:
@@ -47,9 +51,7 @@ def read_labels(path: Path) -> np.ndarray:
 def decode_labels(content: bytes, name: str) -> np.ndarray:
     """Decode an encoded label map to class numbers uint8 [H,W], as `read_labels` does; errors call it `name`."""
     image = _open(content, name)
-    if image.format == "JPEG" or image.mode not in ("1", "L", "P"):
-        kind = "a JPEG" if image.format == "JPEG" else f"a picture of mode {image.mode}"
-        raise ReproError(f"{name} is {kind}, not a label map", "give a grey or palette PNG of class numbers")
+    _check_kind(image, name, ("1", "L", "P"), "a label map", "give a grey or palette PNG of class numbers")
     labels = np.array(image).astype(np.uint8)
     if image.format == "PNG" and image.mode == "L":
         # Pillow stretches 2- and 4-bit grey to 0..255; byte 24 of a PNG is its bit depth
@@ -63,12 +65,43 @@ def read_colours(path: Path) -> np.ndarray:
     Raises ReproError naming the file when it is missing, damaged or no picture, when pixels are not 8-bit RGB or
     are transparent, and for JPEG, whose compression changes colours."""
     image = _open(read_bytes(path), str(path))
-    if image.format == "JPEG" or image.mode not in ("P", "RGB", "RGBA"):
-        kind = "a JPEG" if image.format == "JPEG" else f"a picture of mode {image.mode}"
-        raise ReproError(f"{path} is {kind}, not a label map in colours", "give a PNG in RGB")
+    _check_kind(image, str(path), ("P", "RGB", "RGBA"), "a label map in colours", "give a PNG in RGB")
     if image.mode == "RGBA" and image.getextrema()[3] != (255, 255):
         raise ReproError(f"{path} has transparent pixels", "give a PNG in RGB")
     return np.array(image.convert("RGB"))
+
+
+def read_map(path: Path) -> np.ndarray:
+    """Read a 16-bit grey PNG as numbers int32 [H,W].
+
+    Raises ReproError naming the file when it is missing, damaged or another kind of picture."""
+    image = _open(read_bytes(path), str(path))
+    if image.format != "PNG" or image.mode not in _DEEP_MODES:
+        raise ReproError(f"{path} is a {image.format} of mode {image.mode}, not a 16-bit grey PNG", "fetch it again")
+    return np.array(image).astype(np.int32)
+
+
+def class_table(classes: Mapping[int, int]) -> np.ndarray:
+    """The class of every number of a label map for `to_classes`; numbers that are not among the keys are no labels."""
+    table = np.full(256, _NO_CLASS, np.int16)
+    table[list(classes)] = list(classes.values())
+    return table
+
+
+def to_classes(labels: np.ndarray, table: np.ndarray, name: str, cure: str) -> np.ndarray:
+    """The classes uint8 of the numbers uint8 of a label map, by a table of `class_table`.
+
+    Raises ReproError with this cure, calling the map `name`, for numbers that are no labels."""
+    classes = table[labels]
+    strange = classes == _NO_CLASS
+    if strange.any():
+        raise ReproError(f"{name} holds the labels {few(np.unique(labels[strange]))}", cure)
+    return classes.astype(np.uint8)
+
+
+def few(values: Sequence[Any] | np.ndarray) -> str:
+    """The first eight of some values and how many more there are, for a message."""
+    return ", ".join(map(str, values[:8])) + (f" and {len(values) - 8} more" if len(values) > 8 else "")
 
 
 def read_stack(path: Path) -> np.ndarray:
@@ -125,6 +158,12 @@ def find_images(paths: list[Path]) -> list[Path]:
 def is_image(path: Path) -> bool:
     """Whether a visible file is named like a picture."""
     return path.suffix.lower() in _EXTENSIONS and not path.name.startswith(".") and path.is_file()
+
+
+def _check_kind(image: Image.Image, name: str, modes: tuple[str, ...], wanted: str, cure: str) -> None:
+    if image.format == "JPEG" or image.mode not in modes:
+        kind = "a JPEG" if image.format == "JPEG" else f"a picture of mode {image.mode}"
+        raise ReproError(f"{name} is {kind}, not {wanted}", cure)
 
 
 def _check_page(image: Image.Image, path: Path, number: int, pages: list[np.ndarray]) -> None:

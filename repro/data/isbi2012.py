@@ -5,26 +5,25 @@ pages of 512x512. The labels of the challenge's test volume are private, so the 
 """
 
 import functools
-import hashlib
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
-from repro import paths
-from repro.data.base import Info, Sample
-from repro.data.images import read_stack
-from repro.errors import NoDataError, ReproError, unknown_name
+from repro.data.base import Info, Sample, known_split
+from repro.data.folder import Folder
+from repro.data.images import class_table, read_stack, to_classes
+from repro.errors import ReproError
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
 SLICES = 30
 VAL_SLICES = 3
 _FILES = ("train-volume.tif", "train-labels.tif")
-_FILE_CELL = 255
+_TABLE = class_table({0: 0, 255: 1})
 _AGAIN = "fetch both files of ISBI2012 again"
 
 
-class Isbi2012:
+class Isbi2012(Folder):
     """Cells (1) and the membranes between them (0), from `ISBI2012` of the data folder.
 
     folds, fold: the slices are cut into `folds` blocks of consecutive slices. Block `fold` (from 0) is the test
@@ -36,6 +35,7 @@ class Isbi2012:
 
     Raises ReproError for impossible values."""
 
+    folder = "ISBI2012"
     info = Info(
         name="isbi2012",
         title="ISBI 2012 neuronal membranes, cross-validated over the 30 labelled slices",
@@ -56,17 +56,15 @@ class Isbi2012:
     def __init__(self, *, folds: int = 5, fold: int = 0, weight_map: bool = False) -> None:
         possible = [n for n in range(2, SLICES + 1) if SLICES % n == 0 and SLICES // n >= VAL_SLICES]
         if isinstance(folds, bool) or folds not in possible:
-            raise ReproError(
-                f"folds {folds!r} of isbi2012 is impossible",
-                f"give one of {', '.join(map(str, possible))}: equal blocks of the {SLICES} slices, of {VAL_SLICES} "
-                "or more",
-            )
+            blocks = f"equal blocks of the {SLICES} slices, of {VAL_SLICES} or more"
+            cure = f"give one of {', '.join(map(str, possible))}: {blocks}"
+            raise ReproError(f"folds {folds!r} of isbi2012 is impossible", cure)
         if isinstance(fold, bool) or fold not in range(folds):
             raise ReproError(f"fold {fold!r} of isbi2012 is impossible", f"give 0 to {folds - 1} for {folds} folds")
         if not isinstance(weight_map, bool):
             raise ReproError(f"weight_map {weight_map!r} of isbi2012 is impossible", "give true or false")
-        self.options: dict[str, Any] = {"folds": int(folds), "fold": int(fold), "weight_map": weight_map}
-        self._root = paths.data_dir() / "ISBI2012"
+        super().__init__()
+        self.options = {"folds": int(folds), "fold": int(fold), "weight_map": weight_map}
         self._slices = _split(int(folds), int(fold))
         self._weights: dict[int, np.ndarray] = {}
 
@@ -74,30 +72,18 @@ class Isbi2012:
         """Read both files. Raises NoDataError when the folder is missing, ReproError for a damaged or unfit file."""
         _ = self._stacks
 
-    def fingerprint(self, split: str) -> str:
-        """First 16 hex digits of the SHA-256 over the split's slices: number, image, classes."""
-        images, classes = self._stacks
-        total = hashlib.sha256()
-        for index in self._indices(split):
-            total.update(f"{index} {images.shape[1:]}\n".encode() + images[index].tobytes() + classes[index].tobytes())
-        return total.hexdigest()[:16]
-
     def official(self, split: str) -> tuple[bool, str]:
         """Never official: the challenge scores a volume whose labels are private."""
-        self._indices(split)
+        self._items(split)
         fold, folds = self.options["fold"] + 1, self.options["folds"]
         return False, f"fold {fold} of {folds} of the {SLICES} labelled slices; the test labels are private"
-
-    def size(self, split: str) -> int:
-        """Number of slices of a split."""
-        return len(self._indices(split))
 
     def sample(self, split: str, index: int) -> Sample:
         """Image uint8 [H,W,1], semantic uint8 [H,W] (0 membrane, 1 cell), `pixel_weight` float32 [H,W] or None.
 
         Raises ReproError naming the file when one is damaged or does not fit."""
         images, classes = self._stacks
-        number = self._indices(split)[index]
+        number = self._items(split)[index]
         return Sample(
             f"slice-{number:02d}",
             images[number, :, :, None].copy(),
@@ -105,40 +91,30 @@ class Isbi2012:
             pixel_weight=self._weight(number).copy() if self.options["weight_map"] else None,
         )
 
-    def _indices(self, split: str) -> list[int]:
-        if split not in self._slices:
-            raise unknown_name("split of isbi2012", split, self._slices)
-        return self._slices[split]
+    def _items(self, split: str) -> list[int]:
+        return self._slices[known_split(self.info, split)]
+
+    def _identity(self, split: str) -> Iterator[bytes]:
+        """Number, image and classes of each slice."""
+        images, classes = self._stacks
+        for index in self._items(split):
+            yield f"{index} {images.shape[1:]}\n".encode() + images[index].tobytes() + classes[index].tobytes()
 
     @functools.cached_property
     def _stacks(self) -> tuple[np.ndarray, np.ndarray]:
         """Images and classes uint8 [30,H,W]."""
-        if not self._root.is_dir():
-            raise NoDataError(
-                f"ISBI 2012 is not at {self._root}", f"{self.info.manual} (REPRO_DATA says where that is)"
-            )
+        self._check(self._root)
         images, labels = (read_stack(self._root / name) for name in _FILES)
         for name, stack in zip(_FILES, (images, labels), strict=True):
             if len(stack) != SLICES:
                 raise ReproError(f"{self._root / name} has {len(stack)} pages instead of {SLICES}", _AGAIN)
         if images.shape != labels.shape:
             sizes = [f"{stack.shape[1]}x{stack.shape[2]}" for stack in (labels, images)]
-            raise ReproError(
-                f"{self._root / _FILES[1]} has pages of {sizes[0]}, {_FILES[0]} of {sizes[1]} (height x width)", _AGAIN
-            )
-        return images, self._classes(labels)
-
-    def _classes(self, labels: np.ndarray) -> np.ndarray:
-        strange = (labels != 0) & (labels != _FILE_CELL)
-        if strange.any():
-            page = int(strange.any(axis=(1, 2)).argmax())
-            values = np.unique(labels[page][strange[page]])
-            shown = ", ".join(str(value) for value in values[:8]) + (", ..." if len(values) > 8 else "")
-            raise ReproError(
-                f"page {page + 1} of {self._root / _FILES[1]} holds the labels {shown}",
-                f"{_FILE_CELL} is cell, 0 is membrane; fetch it again",
-            )
-        return (labels == _FILE_CELL).astype(np.uint8)
+            problem = f"{self._root / _FILES[1]} has pages of {sizes[0]}, {_FILES[0]} of {sizes[1]} (height x width)"
+            raise ReproError(problem, _AGAIN)
+        cure = "255 is cell, 0 is membrane; fetch it again"
+        named = ((f"page {number} of {self._root / _FILES[1]}", page) for number, page in enumerate(labels, 1))
+        return images, np.stack([to_classes(page, _TABLE, name, cure) for name, page in named])
 
     def _weight(self, number: int) -> np.ndarray:
         if number not in self._weights:

@@ -11,21 +11,8 @@ def stream(records: Any, batch_size: int, seed: int) -> Any:
 
     Every record appears once an epoch, in an order of its own for each epoch; batches run on across epochs, so
     that all have one size."""
-    order = grain.MapDataset.source(_Indices(len(records))).seed(seed).shuffle().repeat()
+    order = grain.MapDataset.range(len(records)).seed(seed).shuffle().repeat()
     return _Stream(records, order, batch_size)
-
-
-class _Indices:
-    """0..n-1 as a grain source."""
-
-    def __init__(self, length: int) -> None:
-        self._length = length
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: int) -> int:
-        return int(index)
 
 
 class _Stream:

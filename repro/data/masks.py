@@ -65,6 +65,23 @@ def paste_mask(
     return pasted
 
 
+def cut(numbers: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The objects `wanted` [M] of a map [H,W] that numbers its objects, each with a pixel: masks bool [M,H,W] and
+    their `tight_boxes`."""
+    masks = numbers[None] == np.asarray(wanted).reshape(-1, 1, 1)
+    return masks, tight_boxes(masks)
+
+
+def tight_boxes(masks: np.ndarray) -> np.ndarray:
+    """float32 [M,4] (x1,y1,x2,y2), 0-based, half-open, around the pixels of masks bool [M,H,W], none of them empty."""
+    sides = []
+    for axis in (1, 2):  # over the rows, what is left is columns, and the other way round
+        taken = masks.any(axis)
+        sides.append((taken.argmax(1), taken.shape[1] - taken[:, ::-1].argmax(1)))
+    (x1, x2), (y1, y2) = sides
+    return np.stack([x1, y1, x2, y2], axis=1).astype(np.float32)
+
+
 def encode_rle(mask: np.ndarray) -> dict[str, Any]:
     """COCO's compressed run lengths of a mask bool [H,W]: dict(size=[H,W], counts=text), ready for JSON.
 

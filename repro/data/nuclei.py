@@ -34,10 +34,10 @@ class Nuclei(CocoFormat):
     folder = "nuclei"
     folders: ClassVar[dict[str, str]] = {"train": "train", "val": "val", "test": "test"}
     category_ids = (1,)
-    cure = "write the annotations again"
+    again = "write the annotations again"
 
     def official(self, split: str) -> tuple[bool, str]:
         """Never: the challenge has neither this format nor this split. Says too when images are re-encoded."""
-        others = sorted({probe(self._path(split, image))[0] for image in self._open(split)} - {"PNG"})
+        others = sorted({probe(self._path(split, image))[0] for image in self._items(split)} - {"PNG"})
         why = "not the challenge's format and split"
         return False, f"{why}; images re-encoded as {' and '.join(others)}" if others else why

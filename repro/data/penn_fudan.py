@@ -9,24 +9,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from repro import paths
-from repro.data import download, instance_maps
 from repro.data.base import Info, Sample
-from repro.data.folder import Named, PairFolder, check_sizes, match
-from repro.data.images import read_image, read_labels
+from repro.data.download import Archive
+from repro.data.folder import Named, PairFolder, match
+from repro.data.masks import cut
 from repro.errors import ReproError
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
-ARCHIVE = download.Archive(
-    dataset="penn_fudan",
-    url="https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip",
-    size=53_723_336,
-    unpacked=55_000_000,
-    checksum="",
-)
-_TOP = "PennFudanPed"
-_AGAIN = f"unpack {ARCHIVE.filename} again"
 # the numbers of each place's images in each split
 _RUNS = {
     "train": {"FudanPed": range(1, 53), "PennPed": range(1, 69)},
@@ -43,6 +33,15 @@ class PennFudan(PairFolder):
     of Fudan and the 96 of Penn are each cut into three runs, in the order of their numbers: 52 and 68 for training,
     9 and 11 for validation, 13 and 17 for the test."""
 
+    folder = "PennFudanPed"
+    archive = Archive(
+        dataset="penn_fudan",
+        url="https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip",
+        size=53_723_336,
+        unpacked=55_000_000,
+        checksum="",  # nobody published one
+    )
+    counts: ClassVar[dict[str, int]] = {split: len(stems) for split, stems in _STEMS.items()}
     info = Info(
         name="penn_fudan",
         title="Penn-Fudan pedestrians",
@@ -55,38 +54,22 @@ class PennFudan(PairFolder):
         classes=("person",),
     )
 
-    folder = _TOP
-    counts: ClassVar[dict[str, int]] = {split: len(stems) for split, stems in _STEMS.items()}
-    again = _AGAIN
-
-    def prepare(self) -> None:
-        """Download the archive unless its folder is there; check that every image has its masks.
-
-        Raises NoDataError when it cannot be had, ReproError when the copy is incomplete."""
-        if not self._root.is_dir():
-            # nobody published a checksum
-            download.install(ARCHIVE, paths.data_dir(), _TOP)
-        super().prepare()
-
     def official(self, split: str) -> tuple[bool, str]:
         """Never official: nobody published a split. Says too when images are missing or re-encoded."""
-        reasons, _ = self._differences(split, "PNG")
+        reasons, _ = self._differences(split)
         return False, "; ".join(["no official split, the suite's own", *reasons])
 
     def sample(self, split: str, index: int) -> Sample:
         """Image uint8 [H,W,3], boxes [M,4], classes and crowd [M], masks bool [M,H,W]; objects in order of numbers.
 
         Raises ReproError naming the file when one is damaged or the two differ in size."""
-        stem, pair = self._items(split)[index]
-        # the masks were drawn over the stored pixels, whatever the EXIF orientation says
-        image, numbers = read_image(pair[0], upright=False), read_labels(pair[1])
-        check_sizes(pair, image.shape, numbers.shape, _AGAIN)
-        masks, boxes = instance_maps.cut(numbers, np.unique(numbers[numbers > 0]))
+        stem, image, numbers, _ = self._read(split, index)
+        masks, boxes = cut(numbers, np.unique(numbers[numbers > 0]))
         none = np.zeros(len(masks), np.int32)
         return Sample(stem, image, boxes=boxes, classes=none, masks=masks, crowd=none.astype(bool))
 
     def _find(self, split: str) -> list[Named]:
-        found = dict(match((self._root / "PNGImages", self._root / "PedMasks"), _AGAIN, ("", "_mask")))
+        found = dict(match((self._root / "PNGImages", self._root / "PedMasks"), self.again, ("", "_mask")))
         strange = sorted(found.keys() - {stem for stems in _STEMS.values() for stem in stems})
         if strange:
             raise ReproError(f"{found[strange[0]][0]} is no image of Penn-Fudan", "take it out of the folder")

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from repro.data.base import VOID, Info, Sample
-from repro.errors import ReproError, unknown_name
+from repro.data.base import VOID, Info, Sample, known_split
+from repro.data.masks import tight_boxes
+from repro.errors import ReproError
 
 VERSION = 1  # raised when the pixels or labels of any scene change on purpose
 PLACEMENT_ATTEMPTS = 50  # per object
@@ -117,10 +118,8 @@ class Shapes:
         diameter = min_scale * min(height, width)
         if diameter < MIN_DIAMETER:
             least = math.ceil(1000 * MIN_DIAMETER / min(height, width)) / 1000
-            raise ReproError(
-                f"min_scale {min_scale:g} of shapes makes objects of {diameter:.1f} pixels",
-                f"give at least {least:g}, or a larger image_size",
-            )
+            problem = f"min_scale {min_scale:g} of shapes makes objects of {diameter:.1f} pixels"
+            raise ReproError(problem, f"give at least {least:g}, or a larger image_size")
         if max_occlusion == 1:
             raise ReproError("max_occlusion 1 of shapes would annotate invisible objects", "give less than 1")
         if min_objects * diameter * diameter * (1 - max_occlusion) > height * width:
@@ -142,9 +141,7 @@ class Shapes:
 
     def size(self, split: str) -> int:
         """Number of samples of a split. Raises ReproError for an unknown split."""
-        if split not in self.info.splits:
-            raise unknown_name("split of shapes", split, self.info.splits)
-        return self.options[f"{split}_size"]
+        return self.options[f"{known_split(self.info, split)}_size"]
 
     def sample(self, split: str, index: int) -> Sample:
         """One scene with all its labels; `label` is the class of the object with the largest visible area.
@@ -169,16 +166,14 @@ class Shapes:
             image=image,
             label=classes[int(masks.sum((1, 2)).argmax())],
             semantic=semantic,
-            boxes=np.array([_box(mask) for mask in masks], np.float32),
+            boxes=tight_boxes(masks),
             classes=np.array(classes, np.int32),
             masks=masks,
         )
 
     def _crowded_out(self) -> ReproError:
-        return ReproError(
-            f"shapes finds no room for {self.options['min_objects']} objects in a scene",
-            "lower min_objects, min_scale or crowding, or raise max_occlusion",
-        )
+        problem = f"shapes finds no room for {self.options['min_objects']} objects in a scene"
+        return ReproError(problem, "lower min_objects, min_scale or crowding, or raise max_occlusion")
 
 
 def _whole(name: str, value: Any, least: int) -> int:
@@ -284,9 +279,8 @@ def _pattern(rng: np.random.Generator, height: int, width: int, period: float) -
     """Gradient, stripes, waves, checkers, dots or noise of a period in pixels, float32 [h,w] in 0..1."""
     kind = rng.integers(7)
     if kind > 4:
-        return 0.65 * _smooth_noise(rng, height, width, 2 * period) + 0.35 * _smooth_noise(
-            rng, height, width, period / 2
-        )
+        coarse, fine = (_smooth_noise(rng, height, width, cell) for cell in (2 * period, period / 2))
+        return 0.65 * coarse + 0.35 * fine
     cos, sin = _direction(rng)
     x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
     u, v = (x * cos + y * sin) / period + rng.random(), (y * cos - x * sin) / period + rng.random()
@@ -316,8 +310,3 @@ def _widen(owner: np.ndarray, pixels: int) -> np.ndarray:
     """The largest value within so many pixels: every object spreads over what lies below it."""
     rows = sliding_window_view(np.pad(owner, pixels), 2 * pixels + 1, 0).max(-1)
     return sliding_window_view(rows, 2 * pixels + 1, 1).max(-1)
-
-
-def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1

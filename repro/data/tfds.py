@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import http.client
 import importlib.util
-import shutil
 import urllib.request
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
@@ -17,9 +16,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from repro import paths
-from repro.data.base import Info, Sample
+from repro.data.base import Info, Sample, known_split
+from repro.data.download import check_room
 from repro.data.images import decode_image
-from repro.errors import NoDataError, ReproError, unknown_name
+from repro.errors import NoDataError, ReproError
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
@@ -67,7 +67,8 @@ class TfdsDataset(abc.ABC):
         missing = [name for name in self.archives if not (manual / name).exists()]
         if missing:
             raise NoDataError(f"{' and '.join(missing)} not found in {manual}", self.info.manual)
-        self._check_disk(builder)
+        stated = int(builder.info.download_size or 0) + int(builder.info.dataset_size or 0)
+        check_room(self.builder, self._root, max(stated, self.disk_bytes))
         self._check_network(builder)
         # ArrayRecord gives random access; TFDS has it on Linux only
         file_format = "array_record" if importlib.util.find_spec("array_record") else "tfrecord"
@@ -80,7 +81,7 @@ class TfdsDataset(abc.ABC):
     def fingerprint(self, split: str) -> str:
         """16 hex digits over builder, version, split, class names, and the numbers of examples and bytes."""
         info = self._builder().info
-        stored = info.splits.get(self.stored[self._known(split)])
+        stored = info.splits.get(self.stored[known_split(self.info, split)])
         facts = [self.builder, str(info.version), split, self.size(split), getattr(stored, "num_bytes", None)]
         facts += [self.info.checksum, *self._class_names()]
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
@@ -112,11 +113,6 @@ class TfdsDataset(abc.ABC):
         """The records of our split among those of the stored split behind it: all of them."""
         return records
 
-    def _known(self, split: str) -> str:
-        if split not in self.stored:
-            raise unknown_name(f"split of {self.info.name}", split, self.stored)
-        return split
-
     def _builder(self) -> Any:
         if self._opened is None:
             tfds = _import_tfds()
@@ -127,7 +123,7 @@ class TfdsDataset(abc.ABC):
         return self._opened
 
     def _open(self, split: str) -> Sequence[dict[str, Any]]:
-        if self._known(split) not in self._records:
+        if known_split(self.info, split) not in self._records:
             builder, tfds = self._builder(), _import_tfds()
             stored, encoded = self.stored[split], {name: tfds.decode.SkipDecoding() for name in self.encoded}
             try:
@@ -154,26 +150,24 @@ class TfdsDataset(abc.ABC):
         except Exception as error:
             raise self._nonsense(split, index, f"cannot be read ({_one_line(error)})") from None
 
-    def _image_id(self, record: dict[str, Any], split: str, index: int) -> str:
+    def _read(self, split: str, index: int, other: str, kind: type, what: str) -> tuple[str, np.ndarray, Any]:
+        """Name, image uint8 [H,W,3] and the feature `other` of a record, which is `what`, of this type."""
+        record = self._record(split, index)
+        image, value = record[self.encoded[0]], record[other]
+        # a truncated ArrayRecord file yields records of None
+        if not isinstance(image, bytes) or value is None or not isinstance(value, kind):
+            kinds = f"{type(image).__name__} and {type(value).__name__}"
+            raise self._nonsense(split, index, f"holds {kinds} instead of an encoded image and {what}")
         name = np.asarray(record.get(self.id_feature, f"{split}-{index:07d}")).item()
-        return name.decode() if isinstance(name, bytes) else name
+        name = name.decode() if isinstance(name, bytes) else str(name)
+        pixels = decode_image(image, f"{self.builder} {split} {index}", upright=False)
+        return name.removesuffix(".jpg"), pixels, value
 
     def _nonsense(self, split: str, index: int, what: str) -> ReproError:
         return ReproError(f"{self.builder} {split} {index} {what}", self._cure())
 
     def _cure(self) -> str:
         return f"delete {self._builder().data_dir} and fetch it again"
-
-    def _check_disk(self, builder: Any) -> None:
-        stated = int(builder.info.download_size or 0) + int(builder.info.dataset_size or 0)
-        needed = max(stated, self.disk_bytes)
-        place = self._root
-        while not place.exists():
-            place = place.parent
-        free = shutil.disk_usage(place).free
-        if free < needed:
-            problem = f"{self.builder} needs {needed / 2**30:.1f} GiB, {place} has {free / 2**30:.1f} GiB free"
-            raise NoDataError(problem, "make room, or set REPRO_DATA to a folder on a larger disk")
 
     def _check_network(self, builder: Any) -> None:
         for url in self.urls:
@@ -231,15 +225,27 @@ class _Forward:
         return next(self._records)
 
 
+class Parts:
+    """Records of sequences, one sequence after the other, of each those at the positions of a range."""
+
+    def __init__(self, *parts: tuple[Sequence[dict[str, Any]], range]) -> None:
+        self._places = [(records, position) for records, positions in parts for position in positions]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        records, position = self._places[index]
+        return records[position]
+
+
 def _import_tfds() -> Any:
     try:
         import tensorflow as tf
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise ReproError(
-            f"TensorFlow Datasets cannot be used ({_one_line(error)})",
-            "pip install tensorflow tensorflow-datasets",
-        ) from None
+        problem = f"TensorFlow Datasets cannot be used ({_one_line(error)})"
+        raise ReproError(problem, "pip install tensorflow tensorflow-datasets") from None
     import keras
 
     if keras.config.backend() != "tensorflow":
@@ -264,17 +270,11 @@ class TfdsClassification(TfdsDataset):
         """Image uint8 [H,W,3] and label 0..K-1. On TFRecord files, reading in order is fast, jumps are slow.
 
         Raises ReproError naming builder, split and index when the record is damaged or makes no sense."""
-        record = self._record(split, index)
-        image, label = record["image"], record["label"]
-        # a truncated ArrayRecord file yields records of None
-        if not isinstance(image, bytes) or label is None:
-            kinds = f"{type(image).__name__} and {type(label).__name__}"
-            raise self._nonsense(split, index, f"holds {kinds} instead of an encoded image and a label")
+        name, pixels, label = self._read(split, index, "label", object, "a label")
         classes = self._builder().info.features["label"].num_classes
         if not 0 <= label < classes:
             raise self._nonsense(split, index, f"has label {label}, not one of 0..{classes - 1}")
-        pixels = decode_image(image, f"{self.builder} {split} {index}", upright=False)
-        return Sample(self._image_id(record, split, index), pixels, label=int(label))
+        return Sample(name, pixels, label=int(label))
 
     def _class_names(self) -> Sequence[str]:
         return self._builder().info.features["label"].names

@@ -14,8 +14,7 @@ import numpy as np
 
 from repro.data import coco, voc
 from repro.data.base import Info, Sample
-from repro.data.images import decode_image
-from repro.data.tfds import TfdsDataset
+from repro.data.tfds import Parts, TfdsDataset
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
@@ -36,14 +35,7 @@ class TfdsDetection(TfdsDataset):
 
         Raises ReproError naming builder, split and index when the record is damaged, its lists of objects differ in
         length, a class is unknown, or a box lies outside the image or has no area."""
-        record = self._record(split, index)
-        image, objects = record["image"], record["objects"]
-        # a truncated ArrayRecord file yields records of None
-        if not isinstance(image, bytes) or not isinstance(objects, dict):
-            kinds = f"{type(image).__name__} and {type(objects).__name__}"
-            raise self._nonsense(split, index, f"holds {kinds} instead of an encoded image and its objects")
-        name = f"{self.builder} {split} {index}"
-        pixels = decode_image(image, name, upright=False)
+        name, pixels, objects = self._read(split, index, "objects", dict, "its objects")
         boxes, labels, *flags = (np.asarray(objects[key]) for key in ("bbox", "label", *self.flags))
         lengths = [boxes.size / 4, *(each.size for each in (labels, *flags))]
         if len(set(lengths)) > 1:
@@ -54,10 +46,10 @@ class TfdsDetection(TfdsDataset):
             raise self._nonsense(split, index, f"has label {strange[0]}, not one of 0..{len(self.info.classes) - 1}")
         corners = self._corners(boxes.reshape(-1, 4), pixels.shape)
         kept = (corners[:, :2] != corners[:, 2:]).all(1) | (not self.skips_flat)
-        clipped = voc.checked_boxes(corners[kept], pixels.shape[:2], lambda i: f"box {i} of {name}", self._cure())
+        where = f"{self.builder} {split} {index}"
+        clipped = voc.checked_boxes(corners[kept], pixels.shape[:2], lambda i: f"box {i} of {where}", self._cure())
         fields = {field: flag.astype(bool)[kept] for field, flag in zip(self.flags.values(), flags, strict=True)}
-        image_id = str(self._image_id(record, split, index)).removesuffix(".jpg")
-        return Sample(image_id, pixels, boxes=clipped, classes=labels.astype(np.int32)[kept], **fields)
+        return Sample(name, pixels, boxes=clipped, classes=labels.astype(np.int32)[kept], **fields)
 
     def _corners(self, boxes: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         """(y1,x1,y2,x2) in parts of the image to (x1,y1,x2,y2), 0-based, half-open, pixels, float64 [M,4]."""
@@ -70,20 +62,6 @@ class TfdsDetection(TfdsDataset):
         return self.info.classes
 
 
-class _Joined:
-    """The records of two sequences, one after the other."""
-
-    def __init__(self, first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> None:
-        self._first, self._second = first, second
-
-    def __len__(self) -> int:
-        return len(self._first) + len(self._second)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        beyond = index - len(self._first)
-        return self._first[index] if beyond < 0 else self._second[beyond]
-
-
 class TfdsVoc(TfdsDetection):
     """A year of VOC. `trainval` is TFDS's train split and then its validation split."""
 
@@ -92,7 +70,7 @@ class TfdsVoc(TfdsDetection):
 
     def _open(self, split: str) -> Any:
         if split == "trainval":
-            return _Joined(super()._open("train"), super()._open("val"))
+            return Parts(*((records, range(len(records))) for records in map(super()._open, ("train", "val"))))
         return super()._open(split)
 
 

@@ -3,24 +3,22 @@
 A mask is stored as an encoded picture of the data set's own label numbers; `lookup` turns these into classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from repro.data.base import VOID, Info, Sample
-from repro.data.images import decode_image, decode_labels
-from repro.data.tfds import TfdsDataset
+from repro.data.images import class_table, decode_labels, to_classes
+from repro.data.tfds import Parts, TfdsDataset
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
-_NO_LABEL = -1
 
 
 class TfdsSegmentation(TfdsDataset):
     """An image and label-map builder of TFDS. `encoded` names the two features, in this order.
 
-    `lookup` int16 [256] holds the class of each stored number, VOID, or -1 for a number that is no label."""
+    `lookup` is the `class_table` of the stored numbers."""
 
     lookup: ClassVar[np.ndarray]
 
@@ -29,56 +27,17 @@ class TfdsSegmentation(TfdsDataset):
 
         Raises ReproError naming builder, split and index when the record is damaged, the sizes of image and mask
         differ, or the mask holds a number that is no label."""
-        record = self._record(split, index)
-        image, mask = (record[name] for name in self.encoded)
-        # a truncated ArrayRecord file yields records of None
-        if not isinstance(image, bytes) or not isinstance(mask, bytes):
-            kinds = f"{type(image).__name__} and {type(mask).__name__}"
-            raise self._nonsense(split, index, f"holds {kinds} instead of an encoded image and an encoded mask")
+        image_id, pixels, mask = self._read(split, index, self.encoded[1], bytes, "an encoded mask")
         name = f"{self.builder} {split} {index}"
-        pixels = decode_image(image, name, upright=False)
         numbers = decode_labels(mask, f"{name} (mask)")
         if numbers.shape != pixels.shape[:2]:
-            sizes = f"{_size(numbers)} with an image of {_size(pixels)} (height x width)"
-            raise self._nonsense(split, index, f"has a mask of {sizes}")
-        semantic = self.lookup[numbers]
-        if (semantic == _NO_LABEL).any():
-            strange = _few(np.unique(numbers[semantic == _NO_LABEL]))
-            raise self._nonsense(split, index, f"has a mask with the labels {strange}")
-        image_id = self._image_id(record, split, index).removesuffix(".jpg")
-        return Sample(image_id, pixels, semantic=semantic.astype(np.uint8))
+            sizes = ("x".join(map(str, pair)) for pair in (numbers.shape, pixels.shape[:2]))
+            raise self._nonsense(split, index, f"has a mask of {' with an image of '.join(sizes)} (height x width)")
+        semantic = to_classes(numbers, self.lookup, f"the mask of {name}", self._cure())
+        return Sample(image_id, pixels, semantic=semantic)
 
     def _class_names(self) -> Sequence[str]:
         return self.info.semantic_classes
-
-
-class _Subset:
-    """The records of a sequence at the positions of a range."""
-
-    def __init__(self, records: Sequence[dict[str, Any]], positions: range) -> None:
-        self._records, self._positions = records, positions
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._records[self._positions[index]]
-
-
-def _lookup(classes: Mapping[int, int]) -> np.ndarray:
-    table = np.full(256, _NO_LABEL, np.int16)
-    for number, label in classes.items():
-        table[number] = label
-    return table
-
-
-def _size(pixels: np.ndarray) -> str:
-    return f"{pixels.shape[0]}x{pixels.shape[1]}"
-
-
-def _few(numbers: np.ndarray) -> str:
-    shown = ", ".join(str(number) for number in numbers[:8])
-    return shown if len(numbers) <= 8 else f"{shown} and {len(numbers) - 8} more"
 
 
 class OxfordPets(TfdsSegmentation):
@@ -91,7 +50,7 @@ class OxfordPets(TfdsSegmentation):
     builder = "oxford_iiit_pet"
     stored: ClassVar[dict[str, str]] = {"train": "train", "val": "train", "test": "test"}
     encoded = ("image", "segmentation_mask")
-    lookup = _lookup({1: 0, 2: 1, 3: 2})
+    lookup = class_table({1: 0, 2: 1, 3: 2})
     counts: ClassVar[dict[str, int]] = {"train": 3312, "val": 368, "test": 3669}
     resplit: ClassVar[dict[str, str]] = {
         "train": "train without the 368 kept for validation",
@@ -121,7 +80,7 @@ class OxfordPets(TfdsSegmentation):
         if split == "test":
             return records
         border = len(records) - len(records) // 10
-        return _Subset(records, range(border) if split == "train" else range(border, len(records)))
+        return Parts((records, range(border) if split == "train" else range(border, len(records))))
 
 
 # name, the number in the label maps, colour: the 19 classes of the benchmark, from labels.py of cityscapesScripts
@@ -159,7 +118,7 @@ class Cityscapes(TfdsSegmentation):
     stored: ClassVar[dict[str, str]] = {"train": "train", "val": "validation"}
     encoded = ("image_left", "segmentation_label")
     id_feature = "image_id"
-    lookup = _lookup(
+    lookup = class_table(
         dict.fromkeys(_CITYSCAPES_LABELS, VOID) | {number: label for label, (_, number, _) in enumerate(_CITYSCAPES)}
     )
     counts: ClassVar[dict[str, int]] = {"train": 2975, "val": 500}

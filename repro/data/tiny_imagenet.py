@@ -5,19 +5,19 @@ official archive. Classes are numbered in the order of their WordNet ids, as tor
 official wnids.txt has them in another order. The labels of the test set are not public.
 """
 
-import hashlib
 import re
+from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
-from repro import paths
 from repro.data.base import Info, Sample
-from repro.data.download import Archive, install
+from repro.data.download import Archive
+from repro.data.folder import Folder, read_lines, report_missing
 from repro.data.images import is_image, probe, read_image
-from repro.errors import NoDataError, ReproError, unknown_name
+from repro.errors import ReproError
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
@@ -28,8 +28,6 @@ ARCHIVE = Archive(
     unpacked=500_000_000,  # 110,000 files of 2 kB, each in a block of 4 kB
     checksum="md5:90528d7ca1a48142e341f4ef8d21d0de",
 )
-_TOP = "tiny-imagenet-200"
-_COUNTS = {"train": 100_000, "val": 10_000}
 _SIZE = (64, 64)
 _AGAIN = f"unpack {ARCHIVE.filename} again"
 # with the first of the names that words.txt gives them, so that predictions can be named without the data
@@ -76,11 +74,15 @@ _NAMES = dict(sorted(entry.split(maxsplit=1) for entry in " ".join(_WORDS.split(
 _LABELS = {wnid: label for label, wnid in enumerate(_NAMES)}
 
 
-class TinyImageNet:
+class TinyImageNet(Folder):
     """Small photographs of 200 classes, from `tiny-imagenet-200` of the data folder. Grey ones become RGB.
 
-    Training images come one of each class in turn, so that the first n are spread over the classes."""
+    Training images come one of each class in turn, so that the first n are spread over the classes. The images of the
+    test are not unpacked."""
 
+    folder = "tiny-imagenet-200"
+    archive = ARCHIVE
+    counts: ClassVar[dict[str, int]] = {"train": 100_000, "val": 10_000}
     info = Info(
         name="tiny_imagenet",
         title="Tiny ImageNet",
@@ -88,44 +90,17 @@ class TinyImageNet:
         version="tiny-imagenet-200",
         licence="ImageNet terms of access: non-commercial research and education",
         size="100000 + 10000 images of 64x64, 0.25 GB to download",
-        splits=tuple(_COUNTS),
+        splits=tuple(counts),
         tasks=("classification",),
         classes=tuple(_NAMES.values()),
         checksum=ARCHIVE.checksum,
     )
 
-    def __init__(self) -> None:
-        self.options: dict[str, Any] = {}
-        self._root = paths.data_dir() / _TOP
-        self._found: dict[str, list[tuple[Path, int]]] = {}
-        self._fingerprints: dict[str, str] = {}
-
-    def prepare(self) -> None:
-        """Download the official archive unless its folder is there; check that no class or image is missing.
-
-        Raises NoDataError when it cannot be had, ReproError when the copy is incomplete."""
-        if not self._root.is_dir():
-            install(ARCHIVE, paths.data_dir(), _TOP, lambda name: not name.startswith(f"{_TOP}/test/"))
-        for split in self.info.splits:
-            self._items(split)
-
-    def fingerprint(self, split: str) -> str:
-        """First 16 hex digits of the SHA-256 over (label, file name, file size in bytes) in sample order.
-
-        Contents are not read, which would take minutes on a slow disk: a file changed without a change of its
-        size does not show."""
-        if split not in self._fingerprints:
-            total = hashlib.sha256()
-            for path, label in self._items(split):
-                total.update(f"{label} {path.name} {path.stat().st_size}\n".encode())
-            self._fingerprints[split] = total.hexdigest()[:16]
-        return self._fingerprints[split]
-
     def official(self, split: str) -> tuple[bool, str]:
         """Whether the split has the published number of images of each class, the first of each a JPEG of 64x64.
 
         No checksum of single files is published."""
-        items, wanted = self._items(split), _COUNTS[split]
+        items, wanted = self._items(split), self.counts[split]
         if len(items) != wanted:
             return False, f"{len(items)} of {wanted} images"
         each = wanted // len(_LABELS)
@@ -139,10 +114,6 @@ class TinyImageNet:
                 return False, f"{encoding} images of {size[0]}x{size[1]} instead of JPEG of {_SIZE[0]}x{_SIZE[1]}"
         return True, ""
 
-    def size(self, split: str) -> int:
-        """Number of images of a split."""
-        return len(self._items(split))
-
     def sample(self, split: str, index: int) -> Sample:
         """Image uint8 [H,W,3], 64x64 in the official copy (others are taken as they are), and label 0..199.
 
@@ -150,15 +121,18 @@ class TinyImageNet:
         path, label = self._items(split)[index]
         return Sample(path.stem, read_image(path), label=label)
 
-    def _items(self, split: str) -> list[tuple[Path, int]]:
-        if split not in _COUNTS:
-            raise unknown_name(f"split of {self.info.name}", split, _COUNTS)
-        if not self._root.is_dir():
-            raise NoDataError(f"Tiny ImageNet is not at {self._root}", f"`repro data {self.info.name}` fetches it")
-        if split not in self._found:
-            wnids = _read_wnids(self._root / "wnids.txt")
-            self._found[split] = (_train if split == "train" else _val)(self._root / split, wnids)
-        return self._found[split]
+    def _wanted(self, name: str) -> bool:
+        return not name.startswith(f"{self.folder}/test/")
+
+    def _find(self, split: str) -> list[tuple[Path, int]]:
+        wnids = _read_wnids(self._root / "wnids.txt")
+        return (_train if split == "train" else _val)(self._root / split, wnids)
+
+    def _identity(self, split: str) -> Iterator[bytes]:
+        """Label, file name and file size in bytes. Contents are not read, which would take minutes on a slow disk: a
+        file changed without a change of its size does not show."""
+        for path, label in self._items(split):
+            yield f"{label} {path.name} {path.stat().st_size}\n".encode()
 
 
 def _train(folder: Path, wnids: list[str]) -> list[tuple[Path, int]]:
@@ -170,7 +144,7 @@ def _val(folder: Path, wnids: list[str]) -> list[tuple[Path, int]]:
     annotations = folder / "val_annotations.txt"
     images = {path.name: path for path in _images(folder / "images")}
     labels: dict[str, int] = {}
-    for number, line in _lines(annotations):
+    for number, line in read_lines(annotations):
         name, *rest = line.split("\t")
         wnid = rest[0] if rest else ""
         if wnid not in wnids:
@@ -180,16 +154,14 @@ def _val(folder: Path, wnids: list[str]) -> list[tuple[Path, int]]:
         if name in labels:
             raise ReproError(f"{annotations} names {name} again in line {number}", _AGAIN)
         labels[name] = _LABELS[wnid]
-    unlabelled = images.keys() - labels.keys()
-    if unlabelled:
-        others = f", like {len(unlabelled) - 1} more" if len(unlabelled) > 1 else ""
-        raise ReproError(f"{images[min(unlabelled)]} is not in {annotations}{others}", _AGAIN)
+    unlabelled = [images[name] for name in sorted(images.keys() - labels.keys())]
+    report_missing(unlabelled, f"is not in {annotations}", _AGAIN)
     return [(images[name], label) for name, label in labels.items()]
 
 
 def _read_wnids(path: Path) -> list[str]:
     wnids: list[str] = []
-    for number, wnid in _lines(path):
+    for number, wnid in read_lines(path):
         if not re.fullmatch(r"n\d{8}", wnid):
             raise ReproError(f"{path} line {number} is {wnid[:60]!r}, not a WordNet id like n01443537", _AGAIN)
         if wnid not in _LABELS or wnid in wnids:
@@ -208,12 +180,3 @@ def _images(folder: Path) -> list[Path]:
     if not images:
         raise ReproError(f"{folder} holds no images", _AGAIN)
     return images
-
-
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """(number, text) of the lines that are not empty."""
-    try:
-        text = path.read_bytes().decode("ascii", "replace")
-    except OSError as error:
-        raise ReproError(f"cannot read {path}: {error.strerror}", _AGAIN) from None
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]

@@ -20,11 +20,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from repro import paths
-from repro.data import voc_seg
 from repro.data.base import Info, Sample
 from repro.data.download import Archive, extract, install
 from repro.data.folder import Named, PairFolder, check_sizes, listed
 from repro.data.images import read_bytes, read_image
+from repro.data.voc_seg import Voc2012Seg
 from repro.errors import ReproError, unknown_name
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
@@ -48,11 +48,10 @@ class Part:
 
 
 class VocFolder(PairFolder):
-    """A folder in VOC's layout. A subclass says which `parts` it is fetched in, and how long the longest side of its
-    images is (pixels)."""
+    """A folder in VOC's layout. A subclass says which `parts` it is fetched in."""
 
     parts: ClassVar[tuple[Part, ...]]
-    longest_side: ClassVar[int]
+    encoding = "JPEG"
 
     def prepare(self) -> None:
         """Download the official archives whose lists are not there; check that no image or annotation is missing.
@@ -65,24 +64,18 @@ class VocFolder(PairFolder):
                 install(part.archive, paths.data_dir(), part.inside, done=marker, unpack=merge)
         super().prepare()
 
-    def official(self, split: str) -> tuple[bool, str]:
-        """Whether the split has the published number of images, as JPEG of the published longest side.
-
-        No checksum of single files is published, so that edited pixels or boxes do not show here."""
-        return self._longest_differs(split, "JPEG", self.longest_side)
-
     def sample(self, split: str, index: int) -> Sample:
         """Image uint8 [H,W,3], boxes [M,4], classes, difficult and truncated [M]; M is 0 where no object is marked.
 
         Raises ReproError naming the file when image or annotation is damaged, the two disagree about the size, or a
         box lies outside the image or has no area."""
-        (name, pair), again = self._items(split)[index], self.again
+        name, (path, annotation) = self._items(split)[index]
         # the boxes were drawn over the stored pixels, whatever the EXIF orientation says
-        image = read_image(pair[0], upright=False)
-        size, objects = read_objects(pair[1], self.info.classes)
-        check_sizes(pair, image.shape, size, again)
-        objects["boxes"] = checked_boxes(objects["boxes"], size, lambda i: f"object {i + 1} of {pair[1]}", again)
-        return Sample(name, image, **objects)
+        image = read_image(path, upright=False)
+        size, objects = read_objects(annotation, self.info.classes)
+        check_sizes(annotation, image.shape, size, self.again)
+        boxes = checked_boxes(objects["boxes"], size, lambda i: f"object {i + 1} of {annotation}", self.again)
+        return Sample(name, image, **objects | {"boxes": boxes})
 
     @property
     def again(self) -> str:
@@ -91,7 +84,8 @@ class VocFolder(PairFolder):
 
     def _find(self, split: str) -> list[Named]:
         names = self._root / "ImageSets" / "Main" / f"{split}.txt"
-        self._check(names)
+        if not names.exists():
+            raise self._absent(names)
         return listed(names, self._root / "JPEGImages", self._root / "Annotations", ".xml", self.again)
 
 
@@ -238,7 +232,7 @@ class Voc2012(VocFolder):
     """As VOC 2007, from `VOCdevkit/VOC2012`. The labels of the test set are private, so it is left out."""
 
     folder = "VOCdevkit/VOC2012"
-    parts = (Part(replace(voc_seg.ARCHIVE, dataset="voc2012"), folder, "ImageSets/Main/trainval.txt"),)
+    parts = (Part(replace(Voc2012Seg.archive, dataset="voc2012"), folder, "ImageSets/Main/trainval.txt"),)
     counts: ClassVar[dict[str, int]] = {"train": 5717, "val": 5823, "trainval": 11540}
     longest_side = 500
     info = Info(
@@ -251,7 +245,7 @@ class Voc2012(VocFolder):
         splits=tuple(counts),
         tasks=("detection",),
         classes=CLASSES,
-        checksum=voc_seg.ARCHIVE.checksum,
+        checksum=Voc2012Seg.archive.checksum,
     )
 
 

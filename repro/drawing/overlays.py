@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from repro.data.base import VOID, Info, Sample
+from repro.data.cache import fit_scale
+from repro.data.masks import tight_boxes
 from repro.drawing.palette import Palette, colourise, voc_colormap
 from repro.errors import ReproError
 
@@ -111,7 +113,7 @@ def draw_instances(
         for i, (mask, colour) in enumerate(zip(masks, colours, strict=False)):
             if mask.any():
                 text = _caption(names, int(classes[i]), None if scores is None else scores[i])
-                tags.add(_box_of(mask), _rgb_tuple(colour), text)
+                tags.add(tight_boxes(mask[None])[0], _rgb_tuple(colour), text)
     return np.array(drawn)
 
 
@@ -158,7 +160,7 @@ def grid(
         if row_titles:
             draw.text((left - _MARGIN, y + height / 2), row_titles[i], _INK, row_font, anchor="rm")
         for j, array in enumerate(row):
-            picture = resize(rgb(array), _fit(array.shape[:2], (height, width)))
+            picture = resize(rgb(array), fit_scale(array.shape[:2], (height, width)))
             x = left + j * (width + _GAP) + (width - picture.shape[1]) // 2
             canvas.paste(Image.fromarray(picture), (x, y + (height - picture.shape[0]) // 2))
     if legend is not None:
@@ -215,7 +217,7 @@ def rgb(image: np.ndarray) -> np.ndarray:
 
 def _panels(sample: Sample, info: Info) -> list[np.ndarray]:
     image = rgb(sample.image)
-    size = _fit(image.shape[:2], _SHEET_CELL)
+    size = fit_scale(image.shape[:2], _SHEET_CELL)
     shown = resize(image, size)
     panels = [shown]
     if sample.semantic is not None:
@@ -333,16 +335,6 @@ def _caption(names: Sequence[str], label: int, score: float | None) -> str:
 
 def _name(names: Sequence[str], label: int) -> str:
     return names[label] if label < len(names) else f"class {label}"
-
-
-def _box_of(mask: np.ndarray) -> np.ndarray:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-
-
-def _fit(size: tuple[int, int], cell: tuple[int, int]) -> tuple[int, int]:
-    scale = min(cell[0] / size[0], cell[1] / size[1])
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Weights and training state as safetensors files: named arrays and a card of metadata, no pickle."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +55,24 @@ def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise ReproError(f"{path} is damaged or not a weight file of this suite ({error})", cure) from None
 
 
+def _keys(variables: list[Any]) -> list[str]:
+    """Positions and paths: positions tell variables of equal paths apart. Keras numbers what has no name (optimizers,
+    seed generators) through the life of a process, and a resumed run is the first of its own: that number is left
+    out."""
+    return [f"{index:04d}/{re.sub(r'_[0-9]+(?=/)', '', variable.path)}" for index, variable in enumerate(variables)]
+
+
 def state_of(variables: list[Any]) -> dict[str, np.ndarray]:
-    """Values of Keras variables by position and path: positions tell variables of equal paths apart."""
+    """Values of Keras variables, for `restore`."""
     import keras
 
-    return {
-        f"{index:04d}/{variable.path}": np.asarray(keras.ops.convert_to_numpy(variable.value))
-        for index, variable in enumerate(variables)
-    }
+    values = (np.asarray(keras.ops.convert_to_numpy(variable.value)) for variable in variables)
+    return dict(zip(_keys(variables), values, strict=True))
 
 
 def restore(variables: list[Any], state: dict[str, np.ndarray], origin: str) -> None:
     """Assign what `state_of` saved to the same variables, all of them. Raises ReproError when they differ."""
-    wanted = {f"{index:04d}/{variable.path}": variable for index, variable in enumerate(variables)}
+    wanted = dict(zip(_keys(variables), variables, strict=True))
     for name, variable in wanted.items():
         if name not in state or state[name].shape != tuple(variable.shape):
             found = f"shape {state[name].shape}" if name in state else "nothing"

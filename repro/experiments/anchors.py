@@ -60,16 +60,13 @@ class Anchors(Kind, tag="anchors"):
     images are fitted into."""
 
     RESULT: ClassVar[str] = "inspect"
+    MODULES: ClassVar[tuple[str, ...]] = ("solvers",)
     TABLES: ClassVar[tuple[TableInfo, ...]] = (TableInfo("anchors", "Anchors: clusters of box sizes", (_CAPTION,)),)
 
     data: Data
     size: tuple[int, int]
     ks: tuple[int, ...] = tuple(range(1, 16))
     restarts: int = 10
-
-    def modules(self) -> tuple[str, ...]:
-        """k-means beside what every kind has."""
-        return (*super().modules(), "solvers")
 
     def run(self, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
         """Cluster the box sizes of the training split; k-means starts from the seed."""
@@ -110,7 +107,6 @@ class Anchors(Kind, tag="anchors"):
 
     @classmethod
     def figures(cls, results: Sequence[Result]) -> dict[str, Picture]:
-        """Average IoU against k."""
         picture = _figure(_pools(results))
         return {"anchors.png": picture} if picture else {}
 

@@ -28,10 +28,8 @@ class Architectures(Kind, tag="architectures"):
     RESULT: ClassVar[str] = "inspect"
     TABLES: ClassVar[tuple[TableInfo, ...]] = (TableInfo("architectures", "Architectures", (_CAPTION,)),)
 
-    def modules(self) -> tuple[str, ...]:
-        """Every paper's file."""
-        files = (entry.module.removeprefix("repro.") for entry in registry.ARCHITECTURES.values())
-        return (*super().modules(), *dict.fromkeys(files))
+    def networks_used(self) -> tuple[str, ...]:
+        return tuple(registry.ARCHITECTURES)
 
     def run(self, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
         """A description a run; with nothing random about them, seeds number them as `cards` lists them."""

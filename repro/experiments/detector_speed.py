@@ -10,9 +10,10 @@ import numpy as np
 
 from repro import facts, registry
 from repro.errors import ReproError
-from repro.experiments.kind import Kind, of_kind
-from repro.records.result import Result, Timing, Xla
-from repro.records.run import Outcome, Progress, Run
+from repro.experiments.kind import of_kind
+from repro.experiments.timed import Timed
+from repro.records.result import Result, Timing
+from repro.records.run import Progress
 from repro.records.settings import Network
 from repro.report.cards import card_cells, headline_rows, scale_sections, timing_values
 from repro.report.pooling import (
@@ -52,27 +53,62 @@ _CAPTION = (
 )
 
 
-class DetectorSpeed(Kind, tag="detector_speed"):
+class DetectorSpeed(Timed, tag="detector_speed", kw_only=True):
     """Time whole detectors with random weights in one run: the network, its decoding with non-maximum suppression, and
     all of it as one program; the best of `batches`."""
 
-    RESULT: ClassVar[str] = "speed"
+    SUBJECT: ClassVar[str] = "detectors"
     TABLES: ClassVar[tuple[TableInfo, ...]] = (TableInfo("yolo_speed", "Whole detectors side by side", (_CAPTION,)),)
 
     networks: tuple[Network, ...]
     batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    precision: str = "float32"
-    warmup: int = 10
-    repetitions: int = 50
-    seconds: float = 60.0
 
-    def subject(self) -> str:
-        """All of them."""
-        return "detectors"
+    def measure(self, progress: Progress) -> dict[str, Any]:
+        """Raises ReproError for networks that cannot be told apart."""
+        from repro import backend
+        from repro.engine.timing import PROTOCOL, measure
+        from repro.tasks.networks import card_of
 
-    def run(self, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
-        """Everything is timed anew for each run. Raises ReproError for networks that cannot be told apart."""
-        yield from (_measured(self, progress) for _ in runs)
+        check(self)
+        cards: dict[str, dict[str, Any]] = {}
+        timings: dict[str, Timing] = {}
+        steps = 2 * len(self.networks)  # each is compiled and timed alone, then in batches
+
+        def report(note: str) -> None:
+            progress((len(cards) + sum("throughput_batch" in card for card in cards.values())) / steps, note)
+
+        for group in groups(self):
+            calls: dict[str, Callable[[], Any]] = {}
+            for subject in group:
+                own, counts = calls_of(subject)
+                calls |= own
+                cards[subject.label] = card_of(subject.network, subject.settings.name, subject.settings) | counts
+                report(f"{subject.label} compiled")
+            timings |= measure(calls, self.warmup, self.repetitions, self.seconds * len(group))[1]
+            calls.clear()
+            for subject in group:
+                timings[f"{subject.label}.throughput"], best = throughput(subject, self)
+                cards[subject.label]["throughput_batch"] = best
+                report(f"{subject.label} timed")
+            subject = own = None
+            group.clear()
+            backend.forward.cache_clear()  # as the names above did, it holds networks
+            gc.collect()
+        return dict(
+            scale=scale_of(self),
+            metrics={"batch": 1, "networks": cards},
+            protocol=PROTOCOL | {
+                "weights": "random: other numbers of boxes reach non-maximum suppression, and come out, than from "
+                "trained networks; both are counted",
+                "images": "uniform noise that fills the canvas",
+                "timed region": "network: image on the device to raw outputs; decoding: raw outputs to final boxes, "
+                "non-maximum suppression inside; total: one program from the image on the device to the final boxes",
+                "order": "networks and stages in turn, round after round",
+                "best batch": "the total of each network alone, after 2 calls of warm-up",
+                "thresholds": "each model file's own, as its detections are scored",
+            },
+            timings=timings,
+        )  # fmt: skip
 
     @classmethod
     def sections(cls, results: Sequence[Result]) -> dict[str, list[Section]]:
@@ -110,59 +146,6 @@ class Subject:
         from repro.tasks.networks import parameter_count
 
         return parameter_count(self.network)
-
-
-def _measured(settings: DetectorSpeed, progress: Progress) -> Outcome:
-    from repro import backend
-    from repro.engine.timing import PROTOCOL, measure
-    from repro.tasks.networks import card_of
-
-    tf32 = backend.set_precision(settings.precision)
-    backend.compile_cache(False)
-    backend.set_seed(0)
-    check(settings)
-    cards: dict[str, dict[str, Any]] = {}
-    timings: dict[str, Timing] = {}
-    steps = 2 * len(settings.networks)  # each is compiled and timed alone, then in batches
-
-    def report(note: str) -> None:
-        progress((len(cards) + sum("throughput_batch" in card for card in cards.values())) / steps, note)
-
-    for group in groups(settings):
-        calls: dict[str, Callable[[], Any]] = {}
-        for subject in group:
-            own, counts = calls_of(subject)
-            calls |= own
-            cards[subject.label] = card_of(subject.network, subject.settings.name, subject.settings) | counts
-            report(f"{subject.label} compiled")
-        timings |= measure(calls, settings.warmup, settings.repetitions, settings.seconds * len(group))[1]
-        calls.clear()
-        for subject in group:
-            timings[f"{subject.label}.throughput"], best = throughput(subject, settings)
-            cards[subject.label]["throughput_batch"] = best
-            report(f"{subject.label} timed")
-        subject = own = None
-        group.clear()
-        backend.forward.cache_clear()  # as the names above did, it holds networks
-        gc.collect()
-    return Outcome(
-        scale=scale_of(settings),
-        metrics={"batch": 1, "networks": cards},
-        protocol=PROTOCOL | {
-            "weights": "random: other numbers of boxes reach non-maximum suppression, and come out, than from trained "
-            "networks; both are counted",
-            "images": "uniform noise that fills the canvas",
-            "timed region": "network: image on the device to raw outputs; decoding: raw outputs to final boxes, "
-            "non-maximum suppression inside; total: one program from the image on the device to the final boxes",
-            "order": "networks and stages in turn, round after round",
-            "best batch": "the total of each network alone, after 2 calls of warm-up",
-            "thresholds": "each model file's own, as its detections are scored",
-        },
-        timings=timings,
-        tf32=tf32,
-        xla=Xla(requested=True, used=True),
-        peak_memory_mib=round(backend.peak_memory_mib(), 1),
-    )  # fmt: skip
 
 
 def scale_of(settings: DetectorSpeed) -> str:

@@ -10,7 +10,7 @@ from repro.experiments.kind import Kind, is_generated
 from repro.records.result import Init, Xla
 from repro.records.run import Outcome, Progress, Run, dataset_of
 from repro.records.settings import Data, Network
-from repro.tasks import AnyTask
+from repro.tasks import AnyTask, Segmentation
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
@@ -30,18 +30,6 @@ class Evaluate(Kind, tag="evaluate"):
     weights_sha256: str
     precision: str = "float32"
 
-    def task_name(self) -> str:
-        """That of its scores."""
-        return self.task.TABLE
-
-    def table(self) -> str:
-        """That of training."""
-        return self.task.TABLE
-
-    def modules(self) -> tuple[str, ...]:
-        """The task beside what every kind has."""
-        return (*super().modules(), *self.task.modules())
-
     def run(self, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
         """Score the file. Raises ReproError for a data set with another number of classes, for a file that does not
         fit, and for R-CNN, whose SVMs are not in its network."""
@@ -55,7 +43,8 @@ class Evaluate(Kind, tag="evaluate"):
         dataset.prepare()
         names = task.class_names(dataset.info)
         known = self.network.num_classes or len(names)
-        if known != len(names) and (known, len(names)) != (1, 2):  # one sigmoid tells two classes apart
+        sigmoid = isinstance(task, Segmentation) and (known, len(names)) == (1, 2)  # it tells two classes apart
+        if known != len(names) and not sigmoid:
             raise ReproError(
                 f"{self.weights} tells {known} classes apart, {self.data.name} has {len(names)}",
                 "score it on the data set it was trained for",

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 
-from repro import paths, registry
+from repro import paths
 from repro.data.catalog import open_dataset
 from repro.data.masks import decode_rle, encode_rle
 from repro.drawing.overlays import draw_instances, enlarge_masks, grid, legend
@@ -35,25 +35,22 @@ class Gallery(Kind, tag="gallery"):
     """Show test images to the networks that other experiments trained. `members`: the network of each experiment."""
 
     RESULT: ClassVar[str] = "inspect"
+    TABLE: ClassVar[str] = "instance"  # it fills none; what is missing of it is told there
 
     data: Data
     members: dict[str, str]
     precision: str = "float32"
 
-    def table(self) -> str:
-        """It fills none; what is missing of it is told among the instances."""
-        return "instance"
-
     def needs(self) -> tuple[str, ...]:
-        """What trains the networks."""
         return tuple(self.members)
 
+    def networks_used(self) -> tuple[str, ...]:
+        return tuple(self.members.values())
+
     def modules(self) -> tuple[str, ...]:
-        """The networks and what trains them: it decides what they answer."""
-        modules = [*super().modules(), "engine.train"]
-        for name in self.members.values():
-            modules += [registry.architecture(name).module.removeprefix("repro."), *task_for(name).modules()]
-        return tuple(dict.fromkeys(modules))
+        """What trains the networks too: it decides what they answer."""
+        tasks = (module for name in self.members.values() for module in task_for(name).modules())
+        return (*super().modules(), "engine.train", *dict.fromkeys(tasks))
 
     def run(self, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
         """Keep a line of JSON for each network and image: run-length encoded `labels`, one mask a class, or the
@@ -94,7 +91,6 @@ class Gallery(Kind, tag="gallery"):
 
     @classmethod
     def figures(cls, results: Sequence[Result]) -> dict[str, Picture | str]:
-        """The newest gallery of each data set."""
         groups = {
             f"{result.dataset.name}_{result.dataset.fingerprint[:8]}_{result.metrics['images']}": [result]
             for result in sorted(of_kind(results, cls), key=lambda r: r.started)

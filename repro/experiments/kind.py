@@ -9,7 +9,7 @@ from repro import registry
 from repro.data.catalog import LOADERS
 from repro.records.result import Result
 from repro.records.run import Outcome, Progress, Run
-from repro.records.settings import Data, Network
+from repro.records.settings import Data
 from repro.records.versions import versions_of
 from repro.report.figures import Picture
 from repro.report.render import Section, TableInfo
@@ -19,22 +19,29 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Settings of one kind of experiment, and all that the suite asks of it.
 
     They go into the config hash and into the result file; the tag says which kind they are. RESULT: the kind of its
-    result files. TABLES: those that it brings along, in reading order."""
+    result files. TABLES: those that it brings along, in reading order. TABLE: in which its results stand, where that is
+    neither the first of these nor that of its task. SUBJECT: what stands in the column of models where there is no
+    network. MODULES: whose versions decide its numbers beside its own, its networks', its data's and its task's."""
 
     RESULT: ClassVar[str]
     TABLES: ClassVar[tuple[TableInfo, ...]] = ()
+    TABLE: ClassVar[str] = ""
+    SUBJECT: ClassVar[str] = ""
+    MODULES: ClassVar[tuple[str, ...]] = ()
 
     def subject(self) -> str:
         """What stands in the column of models."""
-        return network.name if (network := self._network()) else self.__struct_config__.tag
+        network = getattr(self, "network", None)
+        return network.name if network else self.SUBJECT or self.__struct_config__.tag
 
     def task_name(self) -> str:
         """The task whose scores it has, "" for none."""
-        return ""
+        task = getattr(self, "task", None)
+        return task.TABLE if task else ""
 
     def table(self) -> str:
         """The table in which its results stand, and what is missing of them."""
-        return self.TABLES[0].name
+        return self.TABLE or self.task_name() or self.TABLES[0].name
 
     def data_name(self) -> str:
         """The data set it is about, "" for none."""
@@ -45,15 +52,17 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """The experiments whose trained weights it uses."""
         return ()
 
+    def networks_used(self) -> tuple[str, ...]:
+        """The architectures behind its numbers."""
+        networks = [getattr(self, "network", None), *getattr(self, "networks", ())]
+        return tuple(network.name for network in networks if network)
+
     def modules(self) -> tuple[str, ...]:
-        """The modules whose versions decide its numbers, named as below `repro`: its own, and those of its networks and
-        data."""
-        modules = [type(self).__module__.removeprefix("repro.")]
-        networks = [self._network(), *getattr(self, "networks", ())]
-        modules += [registry.architecture(each.name).module.removeprefix("repro.") for each in networks if each]
-        if self.data_name():
-            modules.append(LOADERS[self.data_name()].__module__.removeprefix("repro."))
-        return tuple(dict.fromkeys(modules))
+        """The modules whose versions decide its numbers, named as below `repro`."""
+        modules = [type(self).__module__, *(registry.architecture(name).module for name in self.networks_used())]
+        modules += [LOADERS[self.data_name()].__module__] if self.data_name() else []
+        modules += [*self.MODULES, *(self.task.modules() if getattr(self, "task", None) else ())]
+        return tuple(dict.fromkeys(name.removeprefix("repro.") for name in modules))
 
     def versions(self) -> dict[str, int]:
         """The versions of the code behind its numbers, by module."""
@@ -77,9 +86,6 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Its rows of the README's headline: model, data, scale, result, run, row."""
         return []
 
-    def _network(self) -> Network | None:
-        return getattr(self, "network", None)
-
 
 def of_kind(results: Sequence[Result], kind: type[Kind]) -> list[Result]:
     """The finished results of a kind."""
@@ -89,5 +95,3 @@ def of_kind(results: Sequence[Result], kind: type[Kind]) -> list[Result]:
 def is_generated(data: Data) -> bool:
     """Whether pictures are made by the suite, so that scores on them say nothing about a benchmark."""
     return data.name == "shapes"
-
-

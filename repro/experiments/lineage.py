@@ -9,9 +9,10 @@ import numpy as np
 
 from repro import facts, registry
 from repro.data.catalog import open_dataset
-from repro.experiments.kind import Kind, of_kind
-from repro.records.result import Result, Timing, Xla
-from repro.records.run import Outcome, Progress, Run, dataset_of
+from repro.experiments.kind import of_kind
+from repro.experiments.timed import Timed
+from repro.records.result import Result, Timing
+from repro.records.run import Progress, dataset_of
 from repro.records.settings import Data, Network
 from repro.report.cards import headline_rows, scale_sections, timing_values
 from repro.report.pooling import CODE, SETUP, Pool, pooled_timing, protocol_notes, setup_of, timing_text
@@ -50,13 +51,16 @@ _PRINTED = {
 }
 
 
-class Lineage(Kind, tag="lineage"):
+class Lineage(Timed, tag="lineage", kw_only=True):
     """Time R-CNN, Fast R-CNN and Faster R-CNN on VGG-16, stage by stage, on the first `images` of the test split.
 
     canvas: (height, width) the images are fitted into; region: R-CNN's warped side; proposals: mode of selective
     search; svd: inner widths of the compressed Fast R-CNN."""
 
-    RESULT: ClassVar[str] = "speed"
+    SUBJECT: ClassVar[str] = "rcnn"  # the first of the line stands for all
+    MODULES: ClassVar[tuple[str, ...]] = (
+        "models.rcnn", "models.fast_rcnn", "models.faster_rcnn", "proposals.selective_search",
+    )  # fmt: skip
     TABLES: ClassVar[tuple[TableInfo, ...]] = (
         TableInfo("rcnn_lineage_speed", "R-CNN, Fast R-CNN and Faster R-CNN, stage by stage", (_CAPTION,)),
         TableInfo("rpn_speed", "The time of region proposals", (_RPN_CAPTION,)),
@@ -73,23 +77,52 @@ class Lineage(Kind, tag="lineage"):
     width: float = 1.0
     depth: float = 1.0
     svd: tuple[int, int] = (1024, 256)
-    precision: str = "float32"
-    warmup: int = 10
-    repetitions: int = 50
-    seconds: float = 60.0
 
-    def subject(self) -> str:
-        """The first of the line stands for all."""
-        return "rcnn"
+    def measure(self, progress: Progress) -> dict[str, Any]:
+        """Every stage, image by image."""
+        from repro.engine.timing import PROTOCOL, summary
+        from repro.proposals.selective_search import selective_search
+        from repro.tasks.stages import fit_scene
 
-    def modules(self) -> tuple[str, ...]:
-        """The three papers and selective search beside what every kind has."""
-        papers = ("models.rcnn", "models.fast_rcnn", "models.faster_rcnn")
-        return (*super().modules(), *papers, "proposals.selective_search")
-
-    def run(self, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
-        """Everything is timed anew for each run."""
-        yield from (_measured(self, progress) for _ in runs)
+        dataset = open_dataset(self.data.name, **self.data.options)
+        dataset.prepare()
+        scenes, seconds, sizes = [], [], []
+        for index in range(self.images):
+            image = dataset.sample(self.data.test, index).image
+            # selective search sees the image as it is, as R-CNN's does; its boxes are then mapped to the canvas
+            started = time.perf_counter()
+            found = selective_search(image, self.proposals, self.num_proposals, **self.search)
+            seconds.append(time.perf_counter() - started)
+            scenes.append(fit_scene(image, found, self.canvas, self.num_proposals))
+            sizes.append(len(found))
+            progress(0.1 * (index + 1) / self.images, "selective search")
+        timings = {"selective_search": summary(seconds, "ms")}
+        detectors = {
+            "faster_rcnn": ("faster_rcnn", {}),
+            "fast_rcnn": ("fast_rcnn", {"proposals": self.num_proposals}),
+            "fast_rcnn_svd": ("fast_rcnn", {"proposals": self.num_proposals, "svd": self.svd}),
+        }
+        for done, (prefix, (name, options)) in enumerate(detectors.items()):
+            found = time_detector(name, options, scenes, self)
+            timings |= {f"{prefix}.{stage}": timing for stage, timing in found.items()}
+            progress(0.2 + 0.1 * done, f"{prefix} timed")
+        timings |= {f"rcnn.{stage}": timing for stage, timing in time_rcnn(scenes, self, progress).items()}
+        return dict(
+            scale=scale_of(self),
+            width=self.width,
+            depth=self.depth,
+            input_size=self.canvas,
+            metrics={"images": self.images, "proposals": sizes, "canvas": list(self.canvas)},
+            protocol={
+                **PROTOCOL,
+                "weights": "random: more boxes reach the last non-maximum suppression than from a trained network",
+                "timed region": "stages are compiled one by one; `total` is one program from the image on the device "
+                "to the final boxes, without selective search; R-CNN's total is the sum of its stages",
+                "selective search": f"{self.proposals} mode, one core, on the image at its own size",
+            },
+            dataset=dataset_of(dataset, self.data.test),
+            timings=timings,
+        )
 
     @classmethod
     def sections(cls, results: Sequence[Result]) -> dict[str, list[Section]]:
@@ -103,59 +136,6 @@ class Lineage(Kind, tag="lineage"):
         names = {name: title for name, title in _GENERATIONS.items() if name != "fast_rcnn_svd"}
         where = "an image to its final boxes, without selective search"
         return headline_rows(of_kind(results, cls), "L", "R-CNN line", where, lambda result: names)
-
-
-def _measured(settings: Lineage, progress: Progress) -> Outcome:
-    from repro import backend
-    from repro.engine.timing import PROTOCOL, summary
-    from repro.proposals.selective_search import selective_search
-    from repro.tasks.stages import fit_scene
-
-    tf32 = backend.set_precision(settings.precision)
-    backend.compile_cache(False)
-    backend.set_seed(0)
-    dataset = open_dataset(settings.data.name, **settings.data.options)
-    dataset.prepare()
-    scenes, seconds, sizes = [], [], []
-    for index in range(settings.images):
-        image = dataset.sample(settings.data.test, index).image
-        # selective search sees the image as it is, as R-CNN's does; its boxes are then mapped to the canvas
-        started = time.perf_counter()
-        found = selective_search(image, settings.proposals, settings.num_proposals, **settings.search)
-        seconds.append(time.perf_counter() - started)
-        scenes.append(fit_scene(image, found, settings.canvas, settings.num_proposals))
-        sizes.append(len(found))
-        progress(0.1 * (index + 1) / settings.images, "selective search")
-    timings = {"selective_search": summary(seconds, "ms")}
-    detectors = {
-        "faster_rcnn": ("faster_rcnn", {}),
-        "fast_rcnn": ("fast_rcnn", {"proposals": settings.num_proposals}),
-        "fast_rcnn_svd": ("fast_rcnn", {"proposals": settings.num_proposals, "svd": settings.svd}),
-    }
-    for done, (prefix, (name, options)) in enumerate(detectors.items()):
-        found = time_detector(name, options, scenes, settings)
-        timings |= {f"{prefix}.{stage}": timing for stage, timing in found.items()}
-        progress(0.2 + 0.1 * done, f"{prefix} timed")
-    timings |= {f"rcnn.{stage}": timing for stage, timing in time_rcnn(scenes, settings, progress).items()}
-    return Outcome(
-        scale=scale_of(settings),
-        width=settings.width,
-        depth=settings.depth,
-        input_size=settings.canvas,
-        metrics={"images": settings.images, "proposals": sizes, "canvas": list(settings.canvas)},
-        protocol={
-            **PROTOCOL,
-            "weights": "random: more boxes reach the last non-maximum suppression than from a trained network",
-            "timed region": "stages are compiled one by one; `total` is one program from the image on the device to "
-            "the final boxes, without selective search; R-CNN's total is the sum of its stages",
-            "selective search": f"{settings.proposals} mode, one core, on the image at its own size",
-        },
-        dataset=dataset_of(dataset, settings.data.test),
-        timings=timings,
-        tf32=tf32,
-        xla=Xla(requested=True, used=True),
-        peak_memory_mib=round(backend.peak_memory_mib(), 1),
-    )
 
 
 def scale_of(settings: Lineage) -> str:

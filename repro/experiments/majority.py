@@ -27,18 +27,6 @@ class Majority(Kind, tag="majority"):
     task: Classification | Segmentation
     data: Data
 
-    def task_name(self) -> str:
-        """That of its scores."""
-        return self.task.TABLE
-
-    def table(self) -> str:
-        """That of training."""
-        return self.task.TABLE
-
-    def modules(self) -> tuple[str, ...]:
-        """The task beside what every kind has."""
-        return (*super().modules(), *self.task.modules())
-
     def run(self, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
         """Count the labels of both splits: of one answer to all questions the scores follow from them."""
         dataset = open_dataset(self.data.name, **self.data.options)

@@ -1,14 +1,15 @@
 """What the mask branch costs at test: the same network with and without it, image to final boxes and masks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import msgspec
 
 from repro import facts, registry
-from repro.experiments.kind import Kind, of_kind
-from repro.records.result import Result, Timing, Xla
-from repro.records.run import Outcome, Progress, Run
+from repro.experiments.kind import of_kind
+from repro.experiments.timed import Timed
+from repro.records.result import Result, Timing
+from repro.records.run import Progress
 from repro.records.settings import Network
 from repro.report.cards import card_cells, scale_sections
 from repro.report.pooling import CODE, SETUP, Pool, pooled_timing, protocol_notes, setup_of, timing_text
@@ -19,28 +20,46 @@ VERSION = 1  # raised when its numbers change on purpose: results of another ver
 BRANCHES = {"masks": True, "boxes": False}
 
 
-class MaskOverhead(Kind, tag="mask_overhead"):
+class MaskOverhead(Timed, tag="mask_overhead", kw_only=True):
     """Time networks of Mask R-CNN with random weights, with their mask branch and without."""
 
-    RESULT: ClassVar[str] = "speed"
+    SUBJECT: ClassVar[str] = "maskoverhead"
+    TABLE: ClassVar[str] = "instance"
 
     networks: tuple[Network, ...]
-    precision: str = "float32"
-    warmup: int = 10
-    repetitions: int = 50
-    seconds: float = 60.0
 
-    def subject(self) -> str:
-        """All of them."""
-        return "maskoverhead"
+    def measure(self, progress: Progress) -> dict[str, Any]:
+        """Every network with its mask branch and without, one image at a time, in turn."""
+        from repro import backend
+        from repro.engine.timing import PROTOCOL, bind, measure
+        from repro.tasks.networks import build, card_of
+        from repro.tasks.predictors import Detector, noise_batch
 
-    def table(self) -> str:
-        """Beside the scores of these networks."""
-        return "instance"
-
-    def run(self, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
-        """Everything is timed anew for each run."""
-        yield from (_measured(self, progress) for _ in runs)
+        cards: dict[str, dict[str, Any]] = {}
+        timings: dict[str, Timing] = {}
+        for network in self.networks:
+            entry, calls = registry.architecture(network.name), {}
+            for branch, masks in BRANCHES.items():
+                label = f"{network.name}.{branch}"
+                given = msgspec.structs.replace(network, options=network.options | {"mask_branch": masks})
+                built = build(given, entry.num_classes, entry.channels)
+                detector = Detector(built, registry.module_of(network.name).detect, {})
+                calls[label] = bind(backend.forward(detector, "xla"), noise_batch(built))
+                cards[label] = card_of(built, network.name, network)
+                progress(len(cards) / (2 * len(self.networks) + 1), f"{label} compiled")
+            timings |= measure(calls, self.warmup, self.repetitions, self.seconds)[1]
+        return dict(
+            scale="smoke" if any(n.width < 1 or n.depth < 1 for n in self.networks) else "paper",
+            metrics={"batch": 1, "networks": cards},
+            protocol=PROTOCOL | {
+                "weights": "random",
+                "images": "uniform noise that fills the canvas",
+                "timed region": "one program from the image on the device to the final boxes, with the small masks of "
+                "the best detections or without; masks are not pasted into the image",
+                "order": "with and without masks in turn, round after round",
+            },
+            timings=timings,
+        )  # fmt: skip
 
     @classmethod
     def sections(cls, results: Sequence[Result]) -> dict[str, list[Section]]:
@@ -50,46 +69,6 @@ class MaskOverhead(Kind, tag="mask_overhead"):
         shown += (*columns("flops:mask GFLOPs"), *CODE)
         title = "The mask branch's share of the time, an image"
         return {"instance": scale_sections(title, shown, of_kind(results, cls), _rows, _notes)}
-
-
-def _measured(settings: MaskOverhead, progress: Progress) -> Outcome:
-    """Every network with its mask branch and without, one image at a time, in turn."""
-    from repro import backend
-    from repro.engine.timing import PROTOCOL, bind, measure
-    from repro.tasks.networks import build, card_of
-    from repro.tasks.predictors import Detector, noise_batch
-
-    tf32 = backend.set_precision(settings.precision)
-    backend.compile_cache(False)
-    backend.set_seed(0)
-    cards: dict[str, dict[str, Any]] = {}
-    timings: dict[str, Timing] = {}
-    for network in settings.networks:
-        entry, calls = registry.architecture(network.name), {}
-        for branch, masks in BRANCHES.items():
-            label = f"{network.name}.{branch}"
-            given = msgspec.structs.replace(network, options=network.options | {"mask_branch": masks})
-            built = build(given, entry.num_classes, entry.channels)
-            detector = Detector(built, registry.module_of(network.name).detect, {})
-            calls[label] = bind(backend.forward(detector, "xla"), noise_batch(built))
-            cards[label] = card_of(built, network.name, network)
-            progress(len(cards) / (2 * len(settings.networks) + 1), f"{label} compiled")
-        timings |= measure(calls, settings.warmup, settings.repetitions, settings.seconds)[1]
-    return Outcome(
-        scale="smoke" if any(n.width < 1 or n.depth < 1 for n in settings.networks) else "paper",
-        metrics={"batch": 1, "networks": cards},
-        protocol=PROTOCOL | {
-            "weights": "random",
-            "images": "uniform noise that fills the canvas",
-            "timed region": "one program from the image on the device to the final boxes, with the small masks of the "
-            "best detections or without; masks are not pasted into the image",
-            "order": "with and without masks in turn, round after round",
-        },
-        timings=timings,
-        tf32=tf32,
-        xla=Xla(requested=True, used=True),
-        peak_memory_mib=round(backend.peak_memory_mib(), 1),
-    )  # fmt: skip
 
 
 def _rows(entry: Pool) -> list[Row]:

@@ -17,9 +17,9 @@ from repro.experiments.kind import Kind, of_kind
 from repro.records.result import Result, Timing, Xla
 from repro.records.run import Outcome, Progress, Run
 from repro.report import pooling
-from repro.report.pooling import CODE, SETUP, Pool, timing_text
+from repro.report.cards import recorded, repetitions, scale_sections
+from repro.report.pooling import CODE, OF_TIMES, SETUP, Pool, pooled_timing, spread, timing_text
 from repro.report.render import Column, Row, Section, columns, number
-from repro.report.timings import by_scale, repetitions
 
 Answer = tuple[Any, ...]  # a call to time, then what it computes
 BY_HAND = (
@@ -94,40 +94,43 @@ class Operations(Kind):
     @classmethod
     def sections(cls, results: Sequence[Result]) -> dict[str, list[Section]]:
         """Ours beside each peer in every case, by scale."""
-        shown = (*columns("id:row", "model:case", "data*"), *SETUP, *columns("driver*", f"ours:ours {cls.UNIT}"))
-        shown += (*columns("peer", f"theirs:peer {cls.UNIT}", "n", "ratio:ours/peer"), *cls.LAST, *CODE)
-        sections = []
-        for scale, chosen in by_scale(pooling.speed_pools(of_kind(results, cls))):
-            rows, notes = [], pooling.protocol_notes(chosen, _LETTER)
-            for entry in chosen:
-                cases = list(dict.fromkeys(case for result in entry.results for case in result.metrics["cases"]))
-                own = [cls.row(entry, case, peer) for case in cases for peer in _peers(entry, case)]
-                rows += own
-                notes += _slower(entry, own) + _absent(entry)
-            shown_peers = {row.values["peer"] for row in rows}
-            notes += [note for peer, note in cls.OTHER.items() if peer in shown_peers]
-            sections.append(Section(pooling.heading(scale, cls.TITLE), shown, tuple(rows), tuple(notes)))
-        return {"peers": sections}
+        shown = columns(
+            "id:row", "model:case", "data*", *SETUP, "driver*", f"ours:ours {cls.UNIT}", "peer",
+            f"theirs:peer {cls.UNIT}", "n", "ratio:ours/peer", *cls.LAST, *CODE,
+        )  # fmt: skip
+        return {"peers": scale_sections(cls.TITLE, shown, of_kind(results, cls), cls.rows, cls.notes)}
+
+    @classmethod
+    def rows(cls, entry: Pool) -> list[Row]:
+        """A row for each case and peer."""
+        cases = dict.fromkeys(case for result in entry.results for case in result.metrics["cases"])
+        return [cls.row(entry, case, peer) for case in cases for peer in _peers(entry, case)]
+
+    @classmethod
+    def notes(cls, pools: Sequence[Pool], rows: Sequence[Row]) -> list[str]:
+        """The protocol, why ours takes longer where it does, who is missing, and who computes something else."""
+        notes = pooling.protocol_notes(pools, _LETTER)
+        for entry in pools:
+            notes += _slower(entry, [row for row in rows if row.id == entry.row_id(_LETTER)]) + _absent(entry)
+        shown = {row.values["peer"] for row in rows}
+        return notes + [note for peer, note in cls.OTHER.items() if peer in shown]
 
     @classmethod
     def row(cls, entry: Pool, case: str, peer: str) -> Row:
         """Ours and a peer in a case; "" is no peer."""
-        cells, values = pooling.setup_of(entry)
-        key = f"{case}.{peer}"
-        mine, theirs = pooling.pooled_timing(entry.results, f"{case}.ours"), pooling.pooled_timing(entry.results, key)
+        row, key = pooling.row_of(entry, _LETTER), f"{case}.{peer}"
+        mine, theirs = pooled_timing(entry.results, f"{case}.ours"), pooled_timing(entry.results, key)
         ratios = recorded(entry, "ratio", key)
         ratio = statistics.median(ratios) if ratios else None
         agreement, exact = _agreement(entry, key)
-        cells |= {
-            "id": entry.row_id(_LETTER), "model": recorded(entry, "cases", case)[0],
-            "driver": entry.first.machine.driver, "data": pooling.data_title(entry.first), "ours": timing_text(mine),
-            "peer": _PEERS.get(peer, peer), "theirs": timing_text(theirs), "n": repetitions((mine, theirs)),
-            "ratio": "" if ratio is None else number(ratio), "agreement": agreement,
+        row.cells |= {
+            "model": recorded(entry, "cases", case)[0], "data": pooling.data_title(entry.first),
+            "ours": timing_text(mine), "peer": _PEERS.get(peer, peer), "theirs": timing_text(theirs),
+            "n": repetitions((mine, theirs)), "ratio": number(ratio), "agreement": agreement,
         }  # fmt: skip
-        values |= {"case": case, "peer": peer, "driver": cells["driver"] or None, "ours_over_peer": ratio, **exact}
-        for who, timing in (("ours", mine), ("peer", theirs)):
-            values |= {f"{who}_{part}": getattr(timing, part, None) for part in ("median", "p5", "p95", "n", "unit")}
-        return Row(cells["id"], cells, values, entry.files)
+        row.values |= {"case": case, "peer": peer, "driver": row.cells["driver"] or None, "ours_over_peer": ratio}
+        row.values |= exact | spread("ours", mine, (*OF_TIMES, "unit")) | spread("peer", theirs, (*OF_TIMES, "unit"))
+        return row
 
 
 @dataclass
@@ -184,12 +187,6 @@ def our_nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float, keep: i
     program = compiled(lambda b, s: nms(b, s, iou_threshold, keep))
     indices, kept = (ops.convert_to_numpy(array) for array in program(*arrays))
     return lambda: program(*arrays), indices[kept]
-
-
-def recorded(entry: Pool, metric: str, key: str) -> list[Any]:
-    """What the runs of a row have under a key of a metric."""
-    found = (result.metrics.get(metric, {}).get(key) for result in entry.results)
-    return [value for value in found if value is not None]
 
 
 def _agreement(entry: Pool, key: str) -> tuple[str, dict[str, float | None]]:

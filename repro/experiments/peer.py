@@ -12,9 +12,9 @@ from repro.engine.timing import PROTOCOL, bind, measure
 from repro.experiments.kind import Kind, of_kind
 from repro.records.result import Result, Xla
 from repro.records.run import Outcome, Progress, Run
-from repro.report.pooling import Pool, heading, protocol_notes, speed_pools
-from repro.report.render import Row, Section, TableInfo, columns
-from repro.report.timings import SPEED, by_scale, ratio_of, repetitions, speed_row
+from repro.report.cards import SPEED, ratio_of, recorded, repetitions, scale_sections, speed_row
+from repro.report.pooling import Pool, protocol_notes
+from repro.report.render import Row, Section, TableInfo, columns, fixed
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
@@ -105,36 +105,42 @@ class Peer(Kind, tag="peer"):
     @classmethod
     def sections(cls, results: Sequence[Result]) -> dict[str, list[Section]]:
         """Ours beside each peer, by scale."""
-        shown = (*SPEED, *columns("peer", "ours.latency:ours ms", "theirs:peer ms", "n", "ratio:ours/peer"))
-        shown += columns("agreement:largest relative difference")
-        sections = []
-        for scale, chosen in by_scale(speed_pools(of_kind(results, cls))):
-            rows, notes = [], protocol_notes(chosen, _LETTER)
-            for entry in chosen:
-                timed = {name for result in entry.results for name in result.timings if name.endswith(".latency")}
-                peers = sorted(name.removesuffix(".latency") for name in timed - {"ours.latency"})
-                rows += [_row(entry, peer) for peer in peers]
-                absent = {peer for result in entry.results for peer in result.metrics.get("absent", {})} - set(peers)
-                notes += [f"Not installed for {entry.row_id(_LETTER)}: {', '.join(sorted(absent))}."] if absent else []
-            if rows:
-                sections.append(Section(heading(scale, "Same work, same run"), shown, tuple(rows), tuple(notes)))
-        return {"peers": sections}
+        shown = columns(
+            *SPEED, "peer", "ours.latency:ours ms", "theirs:peer ms", "n", "ratio:ours/peer",
+            "agreement:largest relative difference",
+        )  # fmt: skip
+        return {"peers": scale_sections("Same work, same run", shown, of_kind(results, cls), _rows, _notes)}
+
+
+def _peers(entry: Pool) -> list[str]:
+    timed = {name for result in entry.results for name in result.timings if name.endswith(".latency")}
+    return sorted(name.removesuffix(".latency") for name in timed - {"ours.latency"})
+
+
+def _notes(pools: Sequence[Pool], rows: Sequence[Row]) -> list[str]:
+    notes = protocol_notes(pools, _LETTER)
+    for entry in pools:
+        absent = {peer for result in entry.results for peer in result.metrics.get("absent", {})} - set(_peers(entry))
+        notes += [f"Not installed for {entry.row_id(_LETTER)}: {', '.join(sorted(absent))}."] if absent else []
+    return notes
+
+
+def _rows(entry: Pool) -> list[Row]:
+    return [_row(entry, peer) for peer in _peers(entry)]
 
 
 def _row(entry: Pool, peer: str) -> Row:
     row, timings = speed_row(entry, _LETTER, ("ours.latency", f"{peer}.latency"))
-    recorded = [r.metrics.get("ratio", {}).get(peer) for r in entry.results]
-    recorded = [ratio for ratio in recorded if ratio is not None]
-    ratio = statistics.median(recorded) if recorded else ratio_of(*timings.values())
-    gaps = [r.metrics.get("agreement", {}).get(peer) for r in entry.results]
-    gap = max((gap for gap in gaps if gap is not None), default=None)
-    cells = row.cells | {
+    ratios = recorded(entry, "ratio", peer)
+    ratio = statistics.median(ratios) if ratios else ratio_of(*timings.values())
+    gap = max(recorded(entry, "agreement", peer), default=None)
+    row.cells |= {
         "peer": peer,
         "theirs": row.cells[f"{peer}.latency"],
         "n": repetitions(timings.values()),
-        "ratio": "" if ratio is None else f"{ratio:.2f}",
-        "agreement": "" if gap is None else f"{gap:.1e}",
+        "ratio": fixed(ratio, ".2f"),
+        "agreement": fixed(gap, ".1e"),
     }
-    values = {key.replace(f"{peer}.", "peer."): value for key, value in row.values.items()}
-    values |= {"peer": peer, "ours_over_peer": ratio, "largest_relative_difference": gap}
-    return Row(row.id, cells, values, row.files)
+    row.values = {key.replace(f"{peer}.", "peer."): value for key, value in row.values.items()}
+    row.values |= {"peer": peer, "ours_over_peer": ratio, "largest_relative_difference": gap}
+    return row

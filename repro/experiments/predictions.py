@@ -73,22 +73,12 @@ class Predictions(Kind, tag="predictions"):
     task, which no table is of, keeps them out of the tables, which are of our models."""
 
     RESULT: ClassVar[str] = "eval"
+    TABLE: ClassVar[str] = "predictions"  # that there is not: its scores are of nobody's network here
+    MODULES: ClassVar[tuple[str, ...]] = ("metrics.coco", "metrics.detection", "metrics.instance")
 
     data: Data
     predictions: str
     predictions_sha256: str
-
-    def task_name(self) -> str:
-        """Its own."""
-        return "predictions"
-
-    def table(self) -> str:
-        """None that there is."""
-        return "predictions"
-
-    def modules(self) -> tuple[str, ...]:
-        """The metrics beside what every kind has."""
-        return (*super().modules(), "metrics.coco", "metrics.detection", "metrics.instance")
 
     def run(self, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
         """Score the file. Masks are scored where the data set has them and every detection too.

@@ -10,12 +10,13 @@ import numpy as np
 from repro.data.base import Sample
 from repro.data.catalog import open_dataset
 from repro.engine.timing import summary
-from repro.experiments.operations import Comparison, Operations, recorded
+from repro.experiments.operations import Comparison, Operations
 from repro.records.result import Xla
 from repro.records.run import Progress, dataset_of
 from repro.records.settings import Data
+from repro.report.cards import recorded
 from repro.report.pooling import Pool
-from repro.report.render import Column, Row, columns
+from repro.report.render import Column, Row, columns, fixed
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
@@ -100,14 +101,16 @@ class SearchSpeed(Operations, tag="search_speed", kw_only=True):
         for who, name in (("ours", "ours"), ("peer", peer)):
             recalls = recorded(entry, "recall", name)
             for threshold in ("0.5", "0.7"):
-                shares = [run[threshold] for run in recalls if run.get(threshold) is not None]
-                share = statistics.fmean(shares) if shares else None
-                row.cells[f"{who}_{threshold}"] = "" if share is None else f"{100 * share:.1f}"
+                share = _mean([run[threshold] for run in recalls if run.get(threshold) is not None])
+                row.cells[f"{who}_{threshold}"] = fixed(share and 100 * share, ".1f")
                 row.values[f"{who}_recall_{threshold}"] = share
-            counts = recorded(entry, "boxes", name)
-            row.cells[f"{who}_boxes"] = f"{statistics.fmean(counts):.0f}" if counts else ""
-            row.values[f"{who}_boxes"] = statistics.fmean(counts) if counts else None
+            row.values[f"{who}_boxes"] = count = _mean(recorded(entry, "boxes", name))
+            row.cells[f"{who}_boxes"] = fixed(count, ".0f")
         return row
+
+
+def _mean(values: list[float]) -> float | None:
+    return statistics.fmean(values) if values else None
 
 
 def _truth(sample: Sample) -> dict[str, np.ndarray]:

@@ -13,25 +13,23 @@ from repro.records.result import Result, Xla
 from repro.records.run import Outcome, Progress, Run
 from repro.records.settings import Network
 from repro.report import pooling
+from repro.report.cards import SPEED, headline_row, ratio_of, repetitions, speed_row
 from repro.report.headline import best_pools
-from repro.report.render import Row, Section, TableInfo, columns, number
-from repro.report.timings import SPEED, by_scale, ratio_of, repetitions, speed_row
+from repro.report.render import Row, Section, TableInfo, columns, fixed, number
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
 _LETTER = "X"
-_INFERENCE = (
-    *SPEED,
-    *columns("batch*", "latency.eager:eager ms", "latency.graph:graph ms", "latency.xla:XLA ms", "n"),
-    *columns("speedup:graph/XLA", "compile.graph:graph compile s", "compile.xla:XLA compile s"),
-    *columns("throughput:XLA images/s", "memory:peak MiB"),
-)
-_TRAINING = (
-    *SPEED,
-    *columns("train_batch:batch*", "train_step.graph:graph step ms", "train_step.xla:XLA step ms", "step_n:n"),
-    *columns("step_speedup:graph/XLA", "compile_train.graph:graph compile s", "compile_train.xla:XLA compile s"),
-    *columns("step_memory:peak MiB"),
-)
+_INFERENCE = columns(
+    *SPEED, "batch*", "latency.eager:eager ms", "latency.graph:graph ms", "latency.xla:XLA ms", "n",
+    "speedup:graph/XLA", "compile.graph:graph compile s", "compile.xla:XLA compile s", "throughput:XLA images/s",
+    "memory:peak MiB",
+)  # fmt: skip
+_TRAINING = columns(
+    *SPEED, "train_batch:batch*", "train_step.graph:graph step ms", "train_step.xla:XLA step ms", "step_n:n",
+    "step_speedup:graph/XLA", "compile_train.graph:graph compile s", "compile_train.xla:XLA compile s",
+    "step_memory:peak MiB",
+)  # fmt: skip
 
 
 class Speed(Kind, tag="speed"):
@@ -143,34 +141,28 @@ class Speed(Kind, tag="speed"):
     def sections(cls, results: Sequence[Result]) -> dict[str, list[Section]]:
         """Inference and training step, by scale, and what the FCN paper printed."""
         sections: list[Section] = []
-        for scale, chosen in by_scale(pooling.speed_pools(of_kind(results, cls))):
-            rows, notes = tuple(map(_row, chosen)), pooling.protocol_notes(chosen, _LETTER)
+        for scale, chosen in pooling.by_scale(pooling.speed_pools(of_kind(results, cls))):
+            rows, notes = list(map(_row, chosen)), pooling.protocol_notes(chosen, _LETTER)
             missed = [e.row_id(_LETTER) for e in chosen if any(r.xla.requested and not r.xla.used for r in e.results)]
             notes += [f"XLA was asked for and did not run in {', '.join(missed)}."] if missed else []
             notes += [] if sections else [_published_latency()]
-            sections.append(Section(pooling.heading(scale, "Inference"), _INFERENCE, rows, tuple(notes)))
-            if steps := tuple(row for row in rows if row.cells["step_n"]):
+            sections.append(Section(pooling.heading(scale, "Inference"), _INFERENCE, rows, notes))
+            if steps := [row for row in rows if row.cells["step_n"]]:
                 sections.append(Section(pooling.heading(scale, "Training step"), _TRAINING, steps, csv=False))
         return {"xla": sections}
 
     @classmethod
     def headline(cls, results: Sequence[Result]) -> list[list[str]]:
         """The latency of each model on each kind of machine."""
-        pools = pooling.speed_pools(of_kind(results, cls))
-        same = [(pooling.model_title(p.first), pooling.hardware(p.first.machine)) for p in pools]
-        rows = []
-        for entry in best_pools(pools, same):
-            first, title, device = entry.first, pooling.model_title(entry.first), pooling.hardware(entry.first.machine)
-            parts = []
-            for mode, name in (("xla", "XLA"), ("graph", "graph"), ("eager", "eager")):
-                timing = pooling.pooled_timing(entry.results, f"latency.{mode}")
-                parts += [f"{name} {number(timing.median)} ms"] if timing else []
-            run = f"width {first.width:g}, {device}, {first.backend} {pooling.precision_of(first)}"
-            state = " (stale)" if entry.code == "stale" else ""
+
+        def same(entry: pooling.Pool) -> tuple[str, str]:
+            return pooling.model_title(entry.first), pooling.hardware(entry.first.machine)
+
+        rows, modes = [], {"XLA": "latency.xla", "graph": "latency.graph", "eager": "latency.eager"}
+        for entry in best_pools(pooling.speed_pools(of_kind(results, cls)), same):
+            first, (title, _) = entry.first, same(entry)
             where = f"{pooling.size_text(first.input_size)}, batch {first.metrics.get('batch', 1)}"
-            if parts:
-                shown = ", ".join(parts) + state
-                rows.append([title, where, first.scale, shown, run, f"`{entry.row_id(_LETTER)}`"])
+            rows += headline_row(entry, _LETTER, title, where, f"width {first.width:g}", modes)
         return rows
 
 
@@ -185,13 +177,12 @@ def _row(entry: pooling.Pool) -> Row:
     compiles = [f"{kind}.{mode}" for kind in ("compile", "compile_train") for mode in ("graph", "xla")]
     row, timings = speed_row(entry, _LETTER, ("latency.eager", *forward, *step, *compiles, "throughput.xla"))
     metrics = entry.first.metrics
-    row.cells["batch"] = str(metrics.get("batch", 1))
-    row.cells["train_batch"] = str(metrics.get("train_batch", ""))
+    row.cells |= {name: str(metrics.get(name, default)) for name, default in (("batch", 1), ("train_batch", ""))}
     row.cells["n"] = repetitions(timings[name] for name in ("latency.eager", *forward))
     row.cells["step_n"] = repetitions(timings[name] for name in step)
     for name, (graph, xla) in (("speedup", forward), ("step_speedup", step)):
         ratio = ratio_of(timings[graph], timings[xla])
-        row.cells[name] = "" if ratio is None else f"{ratio:.2f}"
+        row.cells[name] = fixed(ratio, ".2f")
         row.values[f"{name}_graph_over_xla"] = ratio
     if timings["throughput.xla"]:
         row.cells["throughput"] = f"{number(timings['throughput.xla'].median)} (batch {metrics['throughput_batch']})"
@@ -199,7 +190,7 @@ def _row(entry: pooling.Pool) -> Row:
     for name, keys in (("memory", ("latency.xla", "forward")), ("step_memory", ("train_step.xla", "train"))):
         peaks = [r.metrics.get("peak_memory_mib", {}).get(key) for r in entry.results for key in keys]
         peak = max((value for value in peaks if value), default=None)
-        row.cells[name] = "" if peak is None else f"{peak:.0f}"
+        row.cells[name] = fixed(peak, ".0f")
         row.values[f"{name}_mib"] = peak
     peaks = [r.peak_memory_mib for r in entry.results if r.peak_memory_mib]
     row.values["peak_memory_mib"] = max(peaks, default=None)

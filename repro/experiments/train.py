@@ -23,28 +23,15 @@ class Train(Training, Kind, tag="train"):
     baselines too."""
 
     RESULT: ClassVar[str] = "train"
+    MODULES: ClassVar[tuple[str, ...]] = ("engine.train",)
     TABLES: ClassVar[tuple[TableInfo, ...]] = accuracy.TABLES
 
     task: AnyTask
 
-    def task_name(self) -> str:
-        """That of its scores."""
-        return self.task.TABLE
-
-    def table(self) -> str:
-        """One a task."""
-        return self.task.TABLE
-
     def needs(self) -> tuple[str, ...]:
-        """What it starts from."""
         return () if self.init in PLAIN_INITS else (self.init,)
 
-    def modules(self) -> tuple[str, ...]:
-        """The task and the training loop beside what every kind has."""
-        return (*super().modules(), "engine.train", *self.task.modules())
-
     def run(self, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
-        """The step compiles once for all seeds."""
         from repro.engine.train import train
 
         yield from train(self, self.task, runs, progress)
@@ -56,10 +43,8 @@ class Train(Training, Kind, tag="train"):
 
     @classmethod
     def figures(cls, results: Sequence[Result]) -> dict[str, Picture | str]:
-        """Curves, speed against accuracy, galleries of predictions."""
         return accuracy.figures(results)
 
     @classmethod
     def headline(cls, results: Sequence[Result]) -> list[list[str]]:
-        """A row for each model and data set."""
         return headline.accuracy_rows(results)

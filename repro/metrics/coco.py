@@ -51,41 +51,43 @@ def coco_ap(
 
     Raises ReproError for lists of different lengths, areas that do not fit, and as `precision_recall` does."""
     detections, objects = checked(predictions, truths, num_classes)
-    truth = [
-        {**_box(image, m, areas), "difficult": bool(image["difficult"][m])}
-        for n, image in enumerate(objects)
-        for areas in [_areas(n, image, truths[n])]
-        for m in range(len(areas))
-    ]
-    result = [
-        _box(image, m, areas)
-        for n, image in enumerate(detections)
-        for areas in [_areas(n, image, {})]
-        for m in range(len(areas))
-    ]
-    return coco_scores(detections, result, objects, truth, image_sizes, num_classes, "bbox")
+    for images, given in ((detections, [{}] * len(truths)), (objects, truths)):
+        for number, (image, truth) in enumerate(zip(images, given, strict=True)):
+            low, sides = image["boxes"][:, :2], image["boxes"][:, 2:] - image["boxes"][:, :2]
+            image["bbox"] = np.concatenate([low, sides], axis=1).tolist()
+            image["area"] = areas_of(f"truth of image {number}", truth.get("area"), sides.prod(axis=1))
+    return coco_scores(detections, objects, image_sizes, num_classes, "bbox")
+
+
+def areas_of(where: str, given: Any, own: np.ndarray) -> np.ndarray:
+    """Areas float64 [M] in pixels: those that are given, else the objects' own [M]. Raises ReproError."""
+    areas = np.asarray(own if given is None else given, np.float64)
+    if areas.shape != own.shape or not (areas >= 0).all():
+        raise ReproError(f"{where} has {len(own)} objects and areas {areas.tolist()}", "give one an object, in pixels")
+    return areas
 
 
 def coco_scores(
-    detections: Sequence[dict[str, Any]], result: Sequence[dict[str, Any]], objects: Sequence[dict[str, Any]],
-    truth: Sequence[dict[str, Any]], image_sizes: Sequence[tuple[int, int]], num_classes: int, iou_type: str,
+    detections: Sequence[dict[str, Any]], objects: Sequence[dict[str, Any]], image_sizes: Sequence[tuple[int, int]],
+    num_classes: int, shape: str,
 ) -> dict[str, float | None]:  # fmt: skip
-    """pycocotools' figures by `NAMES`, None where there is no object to find. `result` and `truth` are its annotations
-    of the `detections` and `objects` of all images, one after another, by "bbox" or "segm".
+    """pycocotools' figures by `NAMES`, None where there is no object to find. `detections` and `objects` of each image
+    are what `checked` gives, with `area` and `shape`: "bbox" or "segmentation", as COCO has it, of each.
 
     Raises ReproError for sizes of another number of images."""
     if len(image_sizes) != len(objects):
         raise ReproError(f"sizes of {len(image_sizes)} images, truths of {len(objects)}", "give one of each an image")
     images = [{"id": n, "height": int(height), "width": int(width)} for n, (height, width) in enumerate(image_sizes)]
 
-    def index(entries: Sequence[dict[str, Any]], annotations: Sequence[dict[str, Any]], **fields: Any) -> COCO:
+    def index(entries: Sequence[dict[str, Any]], **fields: Any) -> COCO:
         """pycocotools' index. Its own `loadRes` fails on an empty list."""
-        places = [(n, m) for n, entry in enumerate(entries) for m in range(len(entry["classes"]))]
         numbered = []
-        # numbers start at 1: pycocotools takes the number 0 of a match for no match
-        for number, ((n, m), annotation) in enumerate(zip(places, annotations, strict=True), 1):
-            own = {"id": number, "image_id": n, "category_id": int(entries[n]["classes"][m]), "iscrowd": 0}
-            numbered.append(own | {key: cast(entries[n][name][m]) for key, (name, cast) in fields.items()} | annotation)
+        for n, entry in enumerate(entries):
+            for m, kind in enumerate(entry["classes"]):
+                # numbers start at 1: pycocotools takes the number 0 of a match for no match
+                place = {"id": len(numbered) + 1, "image_id": n, "category_id": int(kind), "iscrowd": 0}
+                own = {key: cast(entry[name][m]) for key, (name, cast) in fields.items()}
+                numbered.append(place | {shape: entry[shape][m], "area": float(entry["area"][m])} | own)
         coco = COCO()
         categories = [{"id": k} for k in range(num_classes)]
         coco.dataset = {"images": images, "annotations": numbered, "categories": categories}
@@ -93,16 +95,15 @@ def coco_scores(
         return coco
 
     with contextlib.redirect_stdout(io.StringIO()):
-        known = index(objects, truth, iscrowd=("crowd", int))
-        evaluation = _Evaluation(known, index(detections, result, score=("scores", float)), iouType=iou_type)
+        known = index(objects, iscrowd=("crowd", int), difficult=("difficult", bool))
+        found = index(detections, score=("scores", float))
+        evaluation = _Evaluation(known, found, iouType={"bbox": "bbox", "segmentation": "segm"}[shape])
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     # pycocotools writes -1 for what is undefined
-    return {
-        name: None if value < 0 else float(value)
-        for name, value in zip(NAMES, evaluation.stats[: len(NAMES)], strict=True)
-    }
+    values = zip(NAMES, evaluation.stats[: len(NAMES)], strict=True)
+    return {name: None if value < 0 else float(value) for name, value in values}
 
 
 class _Evaluation(COCOeval):
@@ -112,21 +113,4 @@ class _Evaluation(COCOeval):
         super()._prepare()
         for objects in self._gts.values():
             for truth in objects:
-                truth["ignore"] = truth["iscrowd"] or truth.get("difficult", False)
-
-
-def _box(image: dict[str, np.ndarray], index: int, areas: np.ndarray) -> dict[str, Any]:
-    """COCO's box: x, y, width and height; and its area."""
-    x1, y1, x2, y2 = image["boxes"][index].tolist()
-    return {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": float(areas[index])}
-
-
-def _areas(number: int, arrays: dict[str, np.ndarray], truth: dict[str, Any]) -> np.ndarray:
-    """Areas [M] in pixels: those the truth gives, else those of the boxes."""
-    boxes = arrays["boxes"]
-    areas = np.asarray(truth.get("area", (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)), np.float64)
-    if areas.shape != boxes.shape[:1] or not (areas >= 0).all():
-        raise ReproError(
-            f"truth of image {number} has {len(boxes)} boxes and areas {areas.tolist()}", "give one a box, in pixels"
-        )
-    return areas
+                truth["ignore"] = truth["iscrowd"] or truth["difficult"]

@@ -107,11 +107,8 @@ def precision_recall(
         right[hits[np.unique(match[chosen[hits]], return_index=True)[1]]] = True
         found_so_far = np.cumsum(right)
         total = int(totals[k])
-        curves.append(
-            Curve(found_so_far / total, found_so_far / np.arange(1, len(chosen) + 1), scores[chosen], total)
-            if total
-            else None
-        )
+        precision = found_so_far / np.arange(1, len(chosen) + 1)
+        curves.append(Curve(found_so_far / total, precision, scores[chosen], total) if total else None)
     return curves
 
 
@@ -155,10 +152,8 @@ def proposal_recall(
     best = [np.zeros((len(counts), 0))]
     for number, (boxes, truth) in enumerate(zip(proposals, truths, strict=True)):
         truth = _checked_image(f"truth of image {number}", truth, TRUTH_KEYS, None)
-        iou = box_iou(
-            _checked_boxes(f"proposals of image {number}", boxes),
-            truth["boxes"][~truth["difficult"] & ~truth["crowd"]],
-        )
+        objects = truth["boxes"][~truth["difficult"] & ~truth["crowd"]]
+        iou = box_iou(_checked_boxes(f"proposals of image {number}", boxes), objects)
         best.append(np.stack([iou[:count].max(axis=0, initial=0.0) for count in counts]))
     overlaps = np.concatenate(best, axis=1)  # [counts, objects]
 
@@ -191,9 +186,8 @@ def checked(
 
     Raises ReproError as `precision_recall` does."""
     if len(predictions) != len(truths):
-        raise ReproError(
-            f"predictions of {len(predictions)} images, truths of {len(truths)}", "give one of each an image"
-        )
+        problem = f"predictions of {len(predictions)} images, truths of {len(truths)}"
+        raise ReproError(problem, "give one of each an image")
     return tuple(
         [_checked_image(f"{kind} of image {n}", image, keys, num_classes) for n, image in enumerate(images)]
         for kind, images, keys in (("prediction", predictions, PREDICTION_KEYS), ("truth", truths, TRUTH_KEYS))
@@ -219,10 +213,8 @@ def _checked_image(
         raise ReproError(f"{where} has classes of type {classes.dtype}", "give integers")
     wrong = (classes < 0) | (classes >= num_classes) if num_classes is not None else np.zeros(0, bool)
     if wrong.any():
-        raise ReproError(
-            f"{where} has class {classes[wrong][0]} outside 0..{num_classes - 1}",
-            "cut padding (class -1) off, and check the number of classes",
-        )
+        problem = f"{where} has class {classes[wrong][0]} outside 0..{num_classes - 1}"
+        raise ReproError(problem, "cut padding (class -1) off, and check the number of classes")
     if np.isnan(arrays.get("scores", np.zeros(0))).any():
         raise ReproError(f"{where} has a score that is not a number", "check that training did not diverge")
     return arrays

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 
 from repro.data.masks import run_lengths
 from repro.errors import ReproError
-from repro.metrics.coco import coco_scores
+from repro.metrics.coco import areas_of, coco_scores
 from repro.metrics.detection import box_iou, checked
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
@@ -45,15 +45,7 @@ def coco_mask_ap(
     of different lengths, masks of another number than the boxes or another size than the image, run lengths and areas
     that make no sense, and as `precision_recall` of `repro.metrics.detection`."""
     detections, objects = _checked(predictions, truths, num_classes, image_sizes)
-    truth, result = (
-        [
-            {"segmentation": entry["masks"][m], "area": float(entry["area"][m])}
-            for entry in entries
-            for m in range(len(entry["classes"]))
-        ]
-        for entries in (objects, detections)
-    )
-    return coco_scores(detections, result, objects, truth, image_sizes, num_classes, "segm")
+    return coco_scores(detections, objects, image_sizes, num_classes, "segmentation")
 
 
 def mask_iou(
@@ -81,7 +73,7 @@ def mask_iou(
             if best < 0 or fitting[best] < iou_threshold:
                 continue
             free[best] = False
-            pair = coco_mask.iou([found["masks"][index]], [truth["masks"][best]], [0])
+            pair = coco_mask.iou([found["segmentation"][index]], [truth["segmentation"][best]], [0])
             overlaps.append(float(pair[0, 0]))
     return {
         "mean": float(np.mean(overlaps)) if overlaps else None,
@@ -96,8 +88,8 @@ def _checked(
     num_classes: int,
     image_sizes: Sequence[tuple[int, int] | None],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What `checked` gives for each image, with `masks` as pycocotools takes them and `area` float64 [M]. Where the
-    size of an image is None, its masks only have to share one."""
+    """What `checked` gives for each image, without difficult objects, with masks as `segmentation` and `area` float64
+    [M]. Where the size of an image is None, its masks only have to share one."""
     if len(image_sizes) != len(truths):
         raise ReproError(f"sizes of {len(image_sizes)} images, truths of {len(truths)}", "give one of each an image")
     # COCO's data has no difficult objects
@@ -110,7 +102,8 @@ def _checked(
             ("truth", objects[number], truth.get("masks", ()), truth.get("area")),
         ):
             image |= _masks(f"{kind} of image {number}", masks, areas, len(image["classes"]), size)
-            size = size or next((tuple(mask["size"]) for mask in image["masks"]), None)
+            size = size or next((tuple(mask["size"]) for mask in image["segmentation"]), None)
+        objects[number]["difficult"][:] = False
     return detections, objects
 
 
@@ -128,7 +121,6 @@ def _masks(
             sizes = ("x".join(map(str, each)) for each in (mask["size"], size))
             problem = f"mask {index} of {where} is {next(sizes)}, the image is {next(sizes)} (height x width)"
             raise ReproError(problem, "give masks of the original image")
-    areas = np.asarray([each[1::2].sum() for each in runs] if areas is None else areas, np.float64)
-    if areas.shape != (count,) or not (areas >= 0).all():
-        raise ReproError(f"{where} has {count} masks and areas {areas.tolist()}", "give one a mask, in pixels")
-    return {"masks": [{"size": list(mask["size"]), "counts": mask["counts"]} for mask in masks], "area": areas}
+    own = np.array([each[1::2].sum() for each in runs], np.float64)
+    plain = [{"size": list(mask["size"]), "counts": mask["counts"]} for mask in masks]
+    return {"segmentation": plain, "area": areas_of(where, areas, own)}

@@ -135,26 +135,11 @@ def region_proposal_network(features, anchors_per_position: int, width: float) -
 
 
 def build(
-    name: str,
-    trunk: Any,
-    head: Any,
-    *,
-    num_classes: int,
-    input_size: tuple[int, int],
-    channels: int,
-    variant: str,
-    width: float,
-    depth: float,
-    heads: str = "infer",
-    anchor_scales: tuple[float, ...] = SCALES,
-    min_size: float = 16,
-    before_nms: tuple[int, int] = (12000, 6000),
-    after_nms: tuple[int, int] = (2000, 300),
-    nms_threshold: float = 0.7,
-    max_boxes: int = 64,
-    rois: int = 128,
-    rpn_sample: int = 256,
-) -> keras.Model:
+    name: str, trunk: Any, head: Any, *, num_classes: int, input_size: tuple[int, int], channels: int, variant: str,
+    width: float, depth: float, heads: str = "infer", anchor_scales: tuple[float, ...] = SCALES, min_size: float = 16,
+    before_nms: tuple[int, int] = (12000, 6000), after_nms: tuple[int, int] = (2000, 300), nms_threshold: float = 0.7,
+    max_boxes: int = 64, rois: int = 128, rpn_sample: int = 256,
+) -> keras.Model:  # fmt: skip
     """Faster R-CNN of a trunk and a head. {"image": float32 [B,H,W,C] in 0..255, "valid_size": [B,2] (height, width)}
     to {"rpn_scores", "rpn_deltas", "proposals", "proposal_valid", "scores", "deltas"}.
 
@@ -189,16 +174,9 @@ def build(
 
 
 def faster_rcnn(
-    *,
-    num_classes: int,
-    input_size: tuple[int, int],
-    channels: int,
-    variant: str,
-    width: float,
-    depth: float,
-    frozen_blocks: int = 2,
-    **options: Any,
-) -> keras.Model:
+    *, num_classes: int, input_size: tuple[int, int], channels: int, variant: str, width: float, depth: float,
+    frozen_blocks: int = 2, **options: Any,
+) -> keras.Model:  # fmt: skip
     """Faster R-CNN on VGG-16, of which `frozen_blocks` keep their start. See `build`."""  # fmt: skip
 
     def trunk(image):
@@ -216,17 +194,9 @@ def faster_rcnn(
 
 
 def faster_rcnn_resnet101(
-    *,
-    num_classes: int,
-    input_size: tuple[int, int],
-    channels: int,
-    variant: str,
-    width: float,
-    depth: float,
-    frozen_stages: int = 2,
-    frozen_bn: bool = True,
-    **options: Any,
-) -> keras.Model:
+    *, num_classes: int, input_size: tuple[int, int], channels: int, variant: str, width: float, depth: float,
+    frozen_stages: int = 2, frozen_bn: bool = True, **options: Any,
+) -> keras.Model:  # fmt: skip
     """Faster R-CNN on ResNet-101 (He et al. 2016, Appendix A). See `build`.
 
     Batch normalisation keeps the statistics of the start, as there, unless `frozen_bn` is False; `frozen_stages` as

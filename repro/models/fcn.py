@@ -101,15 +101,9 @@ def fuse(x, skip, offset: int, name: str, padding: str):
 
 
 def fcn(
-    stride: int,
-    num_classes: int,
-    input_size: tuple[int, int],
-    channels: int,
-    variant: str,
-    width: float,
-    depth: float,
+    stride: int, num_classes: int, input_size: tuple[int, int], channels: int, variant: str, width: float, depth: float,
     padding: str = "caffe",
-) -> keras.Model:
+) -> keras.Model:  # fmt: skip
     """FCN of final stride 32, 16 or 8. float32 [B,H,W,C] in 0..255 to scores [B,H,W,num_classes].
 
     `padding`: "caffe" pads by 100 and cuts, as released; "same" pads every layer, which costs less on small images.
@@ -153,15 +147,9 @@ def fcn8s(**settings) -> keras.Model:
 
 
 def fcn_googlenet(
-    *,
-    num_classes: int,
-    input_size: tuple[int, int],
-    channels: int,
-    variant: str,
-    width: float,
-    depth: float,
+    *, num_classes: int, input_size: tuple[int, int], channels: int, variant: str, width: float, depth: float,
     padding: str = "same",
-) -> keras.Model:
+) -> keras.Model:  # fmt: skip
     """FCN-GoogLeNet (Section 4.1). float32 [B,H,W,C] in 0..255 to scores [B,H,W,num_classes].
 
     The dropout before the classifier stays (Section 4.3). Raises ReproError for an image without a pixel at stride 32,

@@ -163,15 +163,9 @@ def auxiliary_head(x, num_classes: int, width: float, name: str):
 
 
 def googlenet(
-    *,
-    num_classes: int,
-    input_size: tuple[int, int],
-    channels: int,
-    variant: str,
-    width: float,
-    depth: float,
+    *, num_classes: int, input_size: tuple[int, int], channels: int, variant: str, width: float, depth: float,
     heads: str = "infer",
-) -> keras.Model:
+) -> keras.Model:  # fmt: skip
     """GoogLeNet. float32 [B,H,W,C] in 0..255 to class scores [B,num_classes] (before the softmax).
 
     `heads` "train" adds the outputs `aux1` and `aux2` of 4a and 4d, shaped as `scores`; where `depth` leaves 4d out,

@@ -71,7 +71,7 @@ class Detections(keras.layers.Layer):
     def call(self, scores, deltas, proposals, proposal_valid, valid_size):
         outputs = {"scores": scores, "deltas": deltas, "proposals": proposals, "proposal_valid": proposal_valid}
         found = fast.detect(outputs, {"valid_size": valid_size}, **self.options)
-        return {name: ops.stop_gradient(value) for name, value in found.items()}
+        return {name: ops.stop_gradient(found[name]) for name in ("boxes", "scores", "classes", "count")}
 
     def compute_output_spec(self, scores, deltas, proposals, proposal_valid, valid_size):
         shape = (scores.shape[0], self.options["max_detections"])
@@ -145,26 +145,13 @@ def chosen_masks(scores: Any, classes: Any, kind: str) -> Any:
 
 
 def mask_rcnn(
-    *,
-    num_classes: int,
-    input_size: tuple[int, int],
-    channels: int,
-    variant: str,
-    width: float,
-    depth: float,
-    heads: str = "infer",
-    frozen_stages: int = 2,
-    frozen_bn: bool = True,
-    mask_branch: bool = True,
-    mask_scores: str = "sigmoid",
-    region_layer: str = "align",
-    rois: int = 64,
-    anchor_scales: tuple[float, ...] = SCALES,
-    score_threshold: float = DETECTION["score_threshold"],
-    nms_threshold: float = DETECTION["nms_threshold"],
-    max_detections: int = DETECTION["max_detections"],
+    *, num_classes: int, input_size: tuple[int, int], channels: int, variant: str, width: float, depth: float,
+    heads: str = "infer", frozen_stages: int = 2, frozen_bn: bool = True, mask_branch: bool = True,
+    mask_scores: str = "sigmoid", region_layer: str = "align", rois: int = 64,
+    anchor_scales: tuple[float, ...] = SCALES, score_threshold: float = DETECTION["score_threshold"],
+    nms_threshold: float = DETECTION["nms_threshold"], max_detections: int = DETECTION["max_detections"],
     **options: Any,
-) -> keras.Model:
+) -> keras.Model:  # fmt: skip
     """Mask R-CNN on conv4 (C4). {"image": float32 [B,H,W,C] in 0..255, "valid_size": [B,2] (height, width)} to what
     Faster R-CNN gives, and the final boxes with their masks: "found_boxes" [B,D,4], "found_scores", "found_classes"
     [B,D], "found_count" [B], "masks" [B,D,14,14] in [0,1].
@@ -226,32 +213,14 @@ def mask_rcnn(
 
 
 def mask_rcnn_fpn(
-    *,
-    num_classes: int,
-    input_size: tuple[int, int],
-    channels: int,
-    variant: str,
-    width: float,
-    depth: float,
-    heads: str = "infer",
-    frozen_stages: int = 2,
-    frozen_bn: bool = True,
-    mask_branch: bool = True,
-    mask_scores: str = "sigmoid",
-    region_layer: str = "align",
-    rois: int = 512,
-    max_boxes: int = 64,
-    rpn_sample: int = 256,
-    anchor_scale: float = fpn.ANCHOR_SCALE,
-    canonical_size: float = fpn.CANONICAL_SIZE,
-    min_size: float = 0.0,
-    before_nms: tuple[int, int] = (2000, 1000),
-    after_nms: tuple[int, int] = (2000, 1000),
-    rpn_nms_threshold: float = 0.7,
-    score_threshold: float = DETECTION["score_threshold"],
-    nms_threshold: float = DETECTION["nms_threshold"],
-    max_detections: int = DETECTION["max_detections"],
-) -> keras.Model:
+    *, num_classes: int, input_size: tuple[int, int], channels: int, variant: str, width: float, depth: float,
+    heads: str = "infer", frozen_stages: int = 2, frozen_bn: bool = True, mask_branch: bool = True,
+    mask_scores: str = "sigmoid", region_layer: str = "align", rois: int = 512, max_boxes: int = 64,
+    rpn_sample: int = 256, anchor_scale: float = fpn.ANCHOR_SCALE, canonical_size: float = fpn.CANONICAL_SIZE,
+    min_size: float = 0.0, before_nms: tuple[int, int] = (2000, 1000), after_nms: tuple[int, int] = (2000, 1000),
+    rpn_nms_threshold: float = 0.7, score_threshold: float = DETECTION["score_threshold"],
+    nms_threshold: float = DETECTION["nms_threshold"], max_detections: int = DETECTION["max_detections"],
+) -> keras.Model:  # fmt: skip
     """Mask R-CNN on a feature pyramid; as `mask_rcnn`, with "rpn_scores" [B,N], "rpn_deltas" [B,N,4] and masks of
     28x28. `before_nms`: of each level, `after_nms` of all, in training and at test. Raises as `mask_rcnn`."""
     check(mask_scores, region_layer)

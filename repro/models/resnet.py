@@ -137,15 +137,9 @@ def conv5(x, width: float = 1.0, depth: float = 1.0, *, frozen_bn: bool = False)
 
 
 def resnet101(
-    *,
-    num_classes: int,
-    input_size: tuple[int, int],
-    channels: int,
-    variant: str,
-    width: float,
-    depth: float,
+    *, num_classes: int, input_size: tuple[int, int], channels: int, variant: str, width: float, depth: float,
     frozen_bn: bool = False,
-) -> keras.Model:
+) -> keras.Model:  # fmt: skip
     """ResNet-101. float32 [B,H,W,C] in 0..255 to class scores [B,num_classes] (before the softmax).
 
     For `frozen_bn` see `conv_bn`. Raises ReproError for an image without a pixel at stride 32."""

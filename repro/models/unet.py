@@ -131,15 +131,9 @@ def output_size(input_size: tuple[int, int], depth: float = 1.0, padding: str = 
 
 
 def unet(
-    *,
-    num_classes: int,
-    input_size: tuple[int, int],
-    channels: int,
-    variant: str,
-    width: float,
-    depth: float,
+    *, num_classes: int, input_size: tuple[int, int], channels: int, variant: str, width: float, depth: float,
     padding: str = "valid",
-) -> keras.Model:
+) -> keras.Model:  # fmt: skip
     """U-Net. float32 [B,H,W,C] in 0..255 to scores [B,h,w,num_classes].
 
     `padding`: "valid", the paper's, scores the centre (h, w) = `output_size`; "same" pads every convolution and scores

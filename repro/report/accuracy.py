@@ -6,34 +6,13 @@ from typing import Any
 from repro import facts, paths
 from repro.records.result import Result
 from repro.registry import ARCHITECTURES
-from repro.report import detectors, galleries, render
+from repro.report import detectors, galleries, pooling, render
 from repro.report.cost import CAPTION as COST
-from repro.report.cost import cost_sections, cost_table, speed_figure
+from repro.report.cost import cost_rows, cost_sections, speed_figure
 from repro.report.curves import training_figure
 from repro.report.figures import Picture
-from repro.report.pooling import (
-    BASELINE,
-    CODE,
-    DATA_TITLES,
-    METRICS,
-    SCALES,
-    SETUP,
-    TRAINING,
-    Estimate,
-    Pool,
-    accuracy_pools,
-    agreement,
-    canvas_of,
-    data_title,
-    estimate,
-    heading,
-    loss_text,
-    model_title,
-    protocol_notes,
-    settings,
-    setup_of,
-)
-from repro.report.render import Row, Section, Table, TableInfo, columns, to_csv
+from repro.report.pooling import BASELINE, METRICS, Estimate, Pool, accuracy_pools, data_title, heading, spread
+from repro.report.render import Row, Section, Table, TableInfo, columns
 
 _RAND_NOTE = (
     "V_rand: foreground-restricted Rand score after border thinning (Arganda-Carreras et al. 2015), cells at a "
@@ -41,8 +20,6 @@ _RAND_NOTE = (
     "that its column flatters every row."
 )
 _OTHER = {"boundary_f1": "boundary F1", "rand_error": "Rand error", "iou": "IoU"}
-
-
 _POOLED = (
     "A row pools the runs of one experiment on one backend, at one precision, settings and versions of "
     "the code: mean ± sample standard deviation over seeds, no ± with one seed; a seed that ran on several "
@@ -60,21 +37,16 @@ _COMPARABLE = (
     "weight map its pixels; a detector's is that of its paper's file. The paper's figure stands only beside the same "
     "official data and split; it was reached with the paper's own training."
 )
+_AP = (
+    "AP is COCO's, of masks and of boxes. A row `without masks` is Faster R-CNN on the same network; rows with another "
+    "label differ from the plain one in that alone."
+)
+_CAPTION = (_POOLED, _COMPARABLE, COST)
 TABLES = (
-    TableInfo("classification", "Classification", (_POOLED, _COMPARABLE, COST)),
-    TableInfo("segmentation", "Semantic segmentation", (_POOLED, _COMPARABLE, COST)),
-    TableInfo("detection", "Object detection", (_POOLED, _COMPARABLE, COST)),
-    TableInfo(
-        "instance",
-        "Instance segmentation",
-        (
-            _POOLED,
-            _COMPARABLE,
-            COST,
-            "AP is COCO's, of masks and of boxes. A row `without masks` is Faster R-CNN on the same network; rows with "
-            "another label differ from the plain one in that alone.",
-        ),
-    ),
+    TableInfo("classification", "Classification", _CAPTION),
+    TableInfo("segmentation", "Semantic segmentation", _CAPTION),
+    TableInfo("detection", "Object detection", _CAPTION),
+    TableInfo("instance", "Instance segmentation", (*_CAPTION, _AP)),
 )
 
 
@@ -95,8 +67,11 @@ def figures(results: Sequence[Result]) -> dict[str, Picture | str]:
     files["speed_accuracy_detectors.png"] = speed_figure(results, "detection", across_inputs=True)
     for draw in (galleries.semantic_pictures, galleries.stage_pictures, galleries.instance_pictures):
         files |= draw(results, paths.results_dir())
-    long = [per_class_table(results), *(cost_table(results, task) for task in METRICS)]
-    files |= {f"{table.name}.csv": to_csv(table) for table in long if table.sections}
+    long = {"segmentation_per_class": _per_class_rows(results)}
+    long |= {f"{task}_cost": cost_rows(results, task) for task in METRICS}
+    for name, rows in long.items():
+        if rows:
+            files[f"{name}.csv"] = render.to_csv(Table(name, "", (), [Section("", (), rows)]))
     return {name: content for name, content in files.items() if content is not None}
 
 
@@ -126,126 +101,124 @@ def _paper_cell(score: facts.Score, task: str) -> str:
 def _training(entry: Pool) -> dict[str, str]:
     """How a row was trained, where it was."""
     config = entry.first.config
-    loss = loss_text(entry.first)
+    loss = pooling.loss_text(entry.first)
     if not loss:
         return {}
-    augment = ", ".join(settings(config.get("augment") or {})) or "none"
+    augment = ", ".join(pooling.settings(config.get("augment") or {})) or "none"
     batch, rate = (config.get(name) for name in ("batch_size", "learning_rate"))
     return {"loss": loss, "augment": augment, "batch": str(batch or ""), "rate": f"{rate:g}" if rate else ""}
 
 
 def _accuracy_row(entry: Pool, task: str, footnotes: list[str]) -> Row:
-    first, data, headline = entry.first, entry.first.dataset, next(iter(METRICS[task]))
-    cells, values = setup_of(entry)
-    cells["id"] = entry.row_id(task[0].upper())
+    first, data, trained = entry.first, entry.first.dataset, _training(entry)
+    row = pooling.row_of(entry, task[0].upper())
     init = first.init.source if first.init else ""
     seen = [int(r.metrics.get("chain_images_seen", r.images_seen)) for r in entry.results]
-    machines, agrees = len({r.machine.id for r in entry.results}), agreement(entry.results, headline)
+    machines = len({r.machine.id for r in entry.results})
+    agrees = pooling.agreement(entry.results, next(iter(METRICS[task])))
     if first.model != BASELINE:
         more = f" ({len(entry.results)} runs)" if len(entry.results) > len(entry.seeds) else ""
-        cells |= _training(entry)
-        cells |= {
+        row.cells |= trained | {
             "init": init,
             "epochs": _range((r.epochs for r in entry.results), "g"),
             "images": _range(seen, ",d"),
             "seeds": ", ".join(map(str, entry.seeds)) + more,
             "machines": f"{machines}, {agrees}" if agrees else str(machines),
         }
-    values |= {"init": init or None, "epochs": first.epochs, "images_seen": max(seen), "machines": machines}
-    values |= {"seeds": " ".join(map(str, entry.seeds)), "machines_agree": agrees or None}
-    values |= dict(zip(("image_height", "image_width"), canvas_of(first), strict=True))
-    values |= {name: _training(entry).get(name) for name in ("loss", "augment", "rate")}
+    row.values |= {"init": init or None, "epochs": first.epochs, "images_seen": max(seen), "machines": machines}
+    row.values |= {"seeds": " ".join(map(str, entry.seeds)), "machines_agree": agrees or None}
+    row.values |= dict(zip(("image_height", "image_width"), pooling.canvas_of(first), strict=True))
+    row.values |= {name: trained.get(name) for name in ("loss", "augment", "rate")}
     for name in ("name", "split", "official", "note", "fingerprint"):
-        values["dataset" if name == "name" else f"dataset_{name}"] = getattr(data, name, None)
-    paper = facts.published(first.model, data.name, data.split)[:1] if data and data.official else []
+        row.values["dataset" if name == "name" else f"dataset_{name}"] = getattr(data, name, None)
+    published = facts.published(first.model, data.name, data.split) if data and data.official else []
+    paper = published[0] if published else None
     for name in METRICS[task]:
-        found = estimate(entry.results, lambda r, name=name: r.metrics.get(name))
-        printed = paper[0].percent(name) if paper else None
-        cells[name] = found.percent() if found else ""
-        values |= {f"{name}_{part}": getattr(found, part, None) for part in ("mean", "std", "n")}
-        values[f"paper_{name}"] = None if printed is None else round(printed / 100, 6)
+        found, printed = entry.score(name), paper.percent(name) if paper else None
+        row.cells[name] = found.percent() if found else ""
+        row.values |= spread(name, found)
+        row.values[f"paper_{name}"] = None if printed is None else round(printed / 100, 6)
     if first.metrics.get("rand_threshold") is not None:
-        values["rand_threshold"] = " ".join(f"{r.metrics['rand_threshold']:g}" for r in entry.results)
+        row.values["rand_threshold"] = " ".join(f"{r.metrics['rand_threshold']:g}" for r in entry.results)
     if paper:
-        note = f"{paper[0].name}: {_describe(paper[0])}"
+        note = f"{paper.name}: {_describe(paper)}"
         footnotes += [] if note in footnotes else [note]
-        cells["paper"] = f"{_paper_cell(paper[0], task)} [{footnotes.index(note) + 1}]"
-        values["paper_source"] = paper[0].source
-    return Row(cells["id"], cells, values, entry.files)
+        row.cells["paper"] = f"{_paper_cell(paper, task)} [{footnotes.index(note) + 1}]"
+        row.values["paper_source"] = paper.source
+    return row
 
 
 def accuracy_sections(task: str, results: Sequence[Result]) -> list[Section]:
     """The sections of a task, one for each data set, split and scale, with its costs and its per-class sections."""
-    titles, letter = METRICS[task], task[0].upper()
-    before = columns("id:row", "model", "init*", "epochs*", "images:images seen*")
-    scores = columns(*(f"{name}:{title}" for name, title in titles.items()))
-    paper = columns(f"paper:paper {next(iter(titles.values()))}")
-    shown = (*before, *TRAINING, *SETUP, *columns("seeds*", "machines*"), *scores, *paper, *CODE)
-    groups: dict[tuple[Any, ...], list[Pool]] = {}
-    for entry in accuracy_pools(results, task):
+    titles = METRICS[task]
+    shown = columns(
+        "id:row", "model", "init*", "epochs*", "images:images seen*", *pooling.TRAINING, *pooling.SETUP, "seeds*",
+        "machines*", *(f"{name}:{title}" for name, title in titles.items()),
+        f"paper:paper {next(iter(titles.values()))}", *pooling.CODE,
+    )  # fmt: skip
+
+    def place(entry: Pool) -> tuple[Any, ...]:
         data = entry.first.dataset
         where = (data.split, data.fingerprint) if data else ("", "")
-        groups.setdefault((SCALES.index(entry.first.scale), data_title(entry.first), *where), []).append(entry)
+        return pooling.SCALES.index(entry.first.scale), data_title(entry.first), *where
+
+    groups = pooling.grouped(accuracy_pools(results, task), place)
     alike = [key[:3] for key in groups]
     sections: list[Section] = []
-    for key, pools in sorted(groups.items(), key=lambda item: item[0]):
-        scale, title, split, fingerprint = key
-        text = f"{title}, {split} split" + (f", {fingerprint[:8]}" if alike.count(key[:3]) > 1 else "")
+    for (scale, title, split, fingerprint), pools in sorted(groups.items()):
+        text = f"{title}, {split} split"
+        text += f", {fingerprint[:8]}" if alike.count((scale, title, split)) > 1 else ""
         footnotes: list[str] = []
-        rows = tuple(_accuracy_row(entry, task, footnotes) for entry in pools)
-        notes = protocol_notes(pools, letter)
-        inits = {(r.init.source, r.init.note) for entry in pools for r in entry.results if r.init and r.init.note}
-        notes += [f"Init {source}: {note}." for source, note in sorted(inits)]
-        absent = sorted({str(name) for entry in pools for name in entry.first.metrics.get("absent_classes", ())})
-        notes += [f"Not in this split, hence in no mean: {', '.join(absent)}."] if absent else []
-        notes += [_RAND_NOTE] if any("rand_score" in entry.first.metrics for entry in pools) else []
-        notes += [f"[{index}] {note}." for index, note in enumerate(footnotes, 1)]
-        lead = heading(SCALES[scale], text)
-        sections += [Section(lead, shown, rows, tuple(notes)), *cost_sections(lead, pools, task)]
+        rows = [_accuracy_row(entry, task, footnotes) for entry in pools]
+        lead, notes = heading(pooling.SCALES[scale], text), _notes(pools, task, footnotes)
+        sections += [Section(lead, shown, rows, notes), *cost_sections(lead, pools, task)]
         if task == "segmentation":
             sections += _per_class_sections(lead, pools, rows)
     return sections
 
 
+def _notes(pools: Sequence[Pool], task: str, footnotes: Sequence[str]) -> list[str]:
+    notes = pooling.protocol_notes(pools, task[0].upper())
+    inits = {(r.init.source, r.init.note) for entry in pools for r in entry.results if r.init and r.init.note}
+    notes += [f"Init {source}: {note}." for source, note in sorted(inits)]
+    absent = sorted({str(name) for entry in pools for name in entry.first.metrics.get("absent_classes", ())})
+    notes += [f"Not in this split, hence in no mean: {', '.join(absent)}."] if absent else []
+    notes += [_RAND_NOTE] if any("rand_score" in entry.first.metrics for entry in pools) else []
+    return notes + [f"[{index}] {note}." for index, note in enumerate(footnotes, 1)]
+
+
 def _class_value(entry: Pool, name: str, quantity: str) -> Estimate | None:
-    return estimate(entry.results, lambda r: r.metrics.get("per_class", {}).get(name, {}).get(quantity))
+    return pooling.estimate(entry.results, lambda r: r.metrics.get("per_class", {}).get(name, {}).get(quantity))
 
 
 def _per_class_sections(title: str, pools: Sequence[Pool], rows: Sequence[Row]) -> list[Section]:
     """Per-class IoU with the classes as rows and at most twelve models side by side."""
     classes = list(dict.fromkeys(name for entry in pools for name in entry.first.metrics.get("per_class", {})))
-    pixels = {name: next((v for p in pools if (v := _class_value(p, name, "pixels"))), None) for name in classes}
-    total = sum(value.mean for value in pixels.values() if value)
-    sections = []
-    for start in range(0, len(pools) if classes else 0, render.MAX_COLUMNS - 2):
-        chosen = list(zip(pools, rows, strict=True))[start : start + render.MAX_COLUMNS - 2]
+    pixels = {name: next((v.mean for p in pools if (v := _class_value(p, name, "pixels"))), None) for name in classes}
+    total, most, sections = sum(filter(None, pixels.values())), render.MAX_COLUMNS - 2, []
+    for start in range(0, len(pools) if classes else 0, most):
+        chosen = list(zip(pools, rows, strict=True))[start : start + most]
         names = (f"{row.id}:{row.cells['model']} {row.id} {row.cells['code']}".strip() for _, row in chosen)
-        shown = columns("class", "share:pixels %", *names)
         lines = []
         for name in classes:
-            share = pixels[name]
-            cells = {"class": name, "share": f"{100 * share.mean / total:.1f}" if share and total else ""}
+            cells = {"class": name, "share": render.fixed(pixels[name] and 100 * pixels[name] / total, ".1f")}
             found = {row.id: _class_value(entry, name, "iou") for entry, row in chosen}
-            lines.append(Row("", cells | {key: value.percent() if value else "" for key, value in found.items()}, {}))
-        sections.append(Section(f"IoU % per class: {title}", shown, tuple(lines), csv=False, level=4))
+            lines.append(Row("", cells | {key: value.percent() for key, value in found.items() if value}, {}))
+        shown = columns("class", "share:pixels %", *names)
+        sections.append(Section(f"IoU % per class: {title}", shown, lines, csv=False, level=4))
     return sections
 
 
-def per_class_table(results: Sequence[Result]) -> Table:
+def _per_class_rows(results: Sequence[Result]) -> list[Row]:
     """Per-class figures of every segmentation row in long form, for the CSV."""
     rows = []
     for entry in accuracy_pools(results, "segmentation"):
         for name in entry.first.metrics.get("per_class", {}):
-            values: dict[str, Any] = {
-                "model": model_title(entry.first),
-                "scale": entry.first.scale,
-                "class": name,
-            }
+            values = {"model": pooling.model_title(entry.first), "scale": entry.first.scale, "class": name}
             for quantity in ("iou", "accuracy", "dice", "pixels"):
-                found = _class_value(entry, name, quantity)
-                values |= {f"{quantity}_{part}": getattr(found, part, None) for part in ("mean", "std", "n")}
+                values |= spread(quantity, _class_value(entry, name, quantity))
             rows.append(Row(entry.row_id("S"), {}, values, entry.files))
-    return Table("segmentation_per_class", "", (), (Section("", (), tuple(rows)),) if rows else ())
+    return rows
 
 
 def published_section(task: str) -> Section:
@@ -256,12 +229,12 @@ def published_section(task: str) -> Section:
     rows = []
     for score in (score for paper in facts.papers().values() for score in paper.scores if own & set(score.models)):
         cells = {name: _printed(score.percent(name)) for name in METRICS[task]}
-        data = f"{DATA_TITLES.get(score.dataset, score.dataset)}, {score.split}"
+        data = f"{pooling.DATA_TITLES.get(score.dataset, score.dataset)}, {score.split}"
         cells |= {"name": score.name, "data": data, "other": _other(score, task), "source": _describe(score)}
         rows.append(Row("", cells, {}))
     scores = (f"{name}:{title}" for name, title in METRICS[task].items())
     shown = columns("name:model", "data", *scores, "other:other metrics", "source")
-    return Section("Published, for orientation", shown, tuple(rows), csv=False)
+    return Section("Published, for orientation", shown, rows, csv=False)
 
 
 def _other(score: facts.Score, task: str) -> str:

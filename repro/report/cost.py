@@ -5,29 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from repro.records.result import Result, Timing
-from repro.report.figures import Picture
-from repro.report.pooling import (
-    BASELINE,
-    METRICS,
-    SCALES,
-    SETUP,
-    Estimate,
-    Pool,
-    accuracy_pools,
-    data_title,
-    estimate,
-    hardware,
-    heading,
-    input_text,
-    is_tiled,
-    model_title,
-    pooled_timing,
-    precision_of,
-    setup_of,
-    size_text,
-)
-from repro.report.render import Row, Section, Table, columns, number
-from repro.report.scatter import Panel, Point, rounded, speed_accuracy
+from repro.report import pooling
+from repro.report.figures import Picture, rounded
+from repro.report.pooling import BASELINE, METRICS, Pool, accuracy_pools, hardware, is_tiled, precision_of, spread
+from repro.report.render import Row, Section, columns, number
+from repro.report.scatter import Panel, Point, speed_accuracy
 
 CAPTION = (
     "Cost sections: params and GFLOPs (2 x multiply-adds) are those of the network as trained, for one network input. "
@@ -55,58 +37,46 @@ class Cost:
         return 1000 / (self.latency.median * self.tiles) if self.latency and self.tiles else None
 
 
-def _first(runs: Pool, name: str) -> Any:
-    return next((r.metrics[name] for r in runs.results if r.metrics.get(name) is not None), None)
-
-
 def costs_of(entry: Pool) -> list[Cost]:
     """The cost of a row, apart by accelerator (or CPU) and driver: speed never pools different hardware."""
-    machines: dict[tuple[str, str], list[Result]] = {}
-    for result in entry.results:
-        machines.setdefault((hardware(result.machine), result.machine.driver), []).append(result)
+    machines = pooling.grouped(entry.results, lambda r: (hardware(r.machine), r.machine.driver))
     found = []
     for _, members in sorted(machines.items()):
-        runs = Pool(entry.key, tuple(members), entry.code)
         peaks = [r.peak_memory_mib for r in members if r.kind == "train" and r.peak_memory_mib]
+        known = {
+            name: next((r.metrics[name] for r in members if r.metrics.get(name) is not None), None)
+            for name in ("params", "flops", "tiles")
+        }
         cost = Cost(
-            runs=runs,
-            params=_first(runs, "params"),
-            flops=_first(runs, "flops"),
-            latency=pooled_timing(members, "latency.xla"),
-            tiles=_first(runs, "tiles") or (None if is_tiled(runs.first) else 1),
+            runs=Pool(entry.key, tuple(members), entry.code),
+            params=known["params"],
+            flops=known["flops"],
+            latency=pooling.pooled_timing(members, "latency.xla"),
+            tiles=known["tiles"] or (None if is_tiled(members[0]) else 1),
             peak_memory_mib=max(peaks, default=None),
         )
         found.append(cost)
     return found
 
 
-def _score(entry: Pool, task: str) -> Estimate | None:
-    headline = next(iter(METRICS[task]))
-    return estimate(entry.results, lambda r: r.metrics.get(headline))
-
-
 def _row(entry: Pool, cost: Cost, task: str) -> Row:
-    headline, score, latency = next(iter(METRICS[task])), _score(entry, task), cost.latency
-    cells, values = setup_of(cost.runs)
-    cells |= {
-        "id": entry.row_id(task[0].upper()),
-        "driver": cost.runs.first.machine.driver,
+    headline, latency, tiled = next(iter(METRICS[task])), cost.latency, is_tiled(entry.first)
+    row, score = pooling.row_of(cost.runs, task[0].upper()), entry.score(headline)
+    row.cells |= {
         "score": score.percent() if score else "",
         "params": number(cost.params / 1e6) if cost.params else "",
         "flops": number(cost.flops / 1e9) if cost.flops else "",
-        "latency": f"{number(latency.median)} ({number(latency.p5)}–{number(latency.p95)})" if latency else "",
+        "latency": pooling.timing_text(latency),
         "n": str(latency.n) if latency else "",
-        "tiles": str(cost.tiles) if cost.tiles and is_tiled(entry.first) else "",
-        "fps": number(cost.fps) if cost.fps else "",
+        "tiles": str(cost.tiles) if cost.tiles and tiled else "",
+        "fps": number(cost.fps),
         "memory": f"{cost.peak_memory_mib:.0f}" if cost.peak_memory_mib else "",
     }
-    values |= {"driver": cells["driver"] or None}
-    values |= {f"{headline}_{part}": getattr(score, part, None) for part in ("mean", "std", "n")}
-    values |= {"params": cost.params, "flops": cost.flops}
-    values |= {f"latency_ms_{part}": getattr(latency, part, None) for part in ("median", "p5", "p95", "n")}
-    values |= {"latency_of": "tile" if is_tiled(entry.first) else "image", "tiles_per_image": cost.tiles}
-    values |= {"fps": cost.fps, "train_peak_memory_mib": cost.peak_memory_mib}
-    return Row(cells["id"], cells, values, cost.runs.files)
+    row.values |= {"driver": row.cells["driver"] or None, **spread(headline, score)}
+    row.values |= {"params": cost.params, "flops": cost.flops, **spread("latency_ms", latency, pooling.OF_TIMES)}
+    row.values |= {"latency_of": "tile" if tiled else "image", "tiles_per_image": cost.tiles}
+    row.values |= {"fps": cost.fps, "train_peak_memory_mib": cost.peak_memory_mib}
+    return row
 
 
 def cost_sections(title: str, pools: Sequence[Pool], task: str) -> list[Section]:
@@ -114,23 +84,26 @@ def cost_sections(title: str, pools: Sequence[Pool], task: str) -> list[Section]
     found = [(entry, cost) for entry in pools if entry.first.model != BASELINE for cost in costs_of(entry)]
     if not any(cost.params or cost.latency for _, cost in found):
         return []
-    shown = (*columns("id:row", "model"), *SETUP, *columns("driver*", f"score:{next(iter(METRICS[task].values()))}"))
-    shown += columns("params:params M", "flops:GFLOPs", "latency:latency ms", "n", "tiles:tiles an image", "fps:FPS")
-    shown += columns("memory:train peak MiB", "code")
-    rows = tuple(_row(entry, cost, task) for entry, cost in found)
+    shown = columns(
+        "id:row", "model", *pooling.SETUP, "driver*", f"score:{next(iter(METRICS[task].values()))}",
+        "params:params M", "flops:GFLOPs", "latency:latency ms", "n", "tiles:tiles an image", "fps:FPS",
+        "memory:train peak MiB", *pooling.CODE,
+    )  # fmt: skip
+    rows = [_row(entry, cost, task) for entry, cost in found]
     return [Section(f"Cost: {title}", shown, rows, csv=False, level=4)]
 
 
-def cost_table(results: Sequence[Result], task: str) -> Table:
+def cost_rows(results: Sequence[Result], task: str) -> list[Row]:
     """The costs of every row of a task in long form, a line for each kind of machine, for the CSV."""
     rows = []
     for entry in accuracy_pools(results, task):
-        first = entry.first
-        where = {"dataset": first.dataset.name, "dataset_split": first.dataset.split} if first.dataset else {}
-        lines = [] if first.model == BASELINE else [_row(entry, cost, task) for cost in costs_of(entry)]
-        rows += [Row(row.id, row.cells, where | row.values, row.files) for row in lines]
-    has_cost = any(row.values["params"] or row.values["latency_ms_median"] for row in rows)
-    return Table(f"{task}_cost", "", (), (Section("", (), tuple(rows)),) if has_cost else ())
+        data = entry.first.dataset
+        where = {"dataset": data.name, "dataset_split": data.split} if data else {}
+        for cost in costs_of(entry) if entry.first.model != BASELINE else ():
+            row = _row(entry, cost, task)
+            row.values = where | row.values
+            rows.append(row)
+    return rows if any(row.values["params"] or row.values["latency_ms_median"] for row in rows) else []
 
 
 def newest_pools(pools: Sequence[Pool]) -> list[Pool]:
@@ -146,29 +119,31 @@ def newest_pools(pools: Sequence[Pool]) -> list[Pool]:
 def speed_figure(results: Sequence[Result], task: str, across_inputs: bool = False) -> Picture | None:
     """Score against latency: a panel for each data set, scale, kind of machine and, unless `across_inputs`, input,
     that has two rows or more."""
-    points: dict[tuple[Any, ...], list[tuple[Pool, Cost]]] = {}
-    for entry in newest_pools(accuracy_pools(results, task)):
-        for cost in costs_of(entry):
-            if entry.first.model != BASELINE and cost.latency and _score(entry, task):
-                points.setdefault(_panel_key(entry, cost, across_inputs), []).append((entry, cost))
+    metric, metric_title = next(iter(METRICS[task].items()))
+
+    def place(point: tuple[Pool, Cost]) -> tuple[Any, ...]:
+        first, machine = point[0].first, point[1].runs.first.machine
+        data = first.dataset
+        where = (pooling.data_title(first), data.split, data.fingerprint) if data else ("", "", "")
+        seen = "" if across_inputs else pooling.input_text(first)
+        how = hardware(machine), machine.driver, first.backend, precision_of(first)
+        return pooling.SCALES.index(first.scale), *where, seen, *how
+
+    points = [
+        (entry, cost)
+        for entry in newest_pools(accuracy_pools(results, task))
+        for cost in costs_of(entry)
+        if entry.first.model != BASELINE and cost.latency and entry.score(metric)
+    ]
     panels = []
-    for (scale, *_), members in sorted(points.items()):
+    for key, members in sorted(pooling.grouped(points, place).items()):
+        scale, data, split, _, seen, device, _, backend, precision = key
         if len(members) > 1:
-            first, machine = members[0][0].first, members[0][1].runs.first.machine
-            where = f"{data_title(first)}, {first.dataset.split}" if first.dataset else ""
-            seen = "" if across_inputs else f"input {input_text(first)}, "
-            setup = f"{seen}{hardware(machine)}, {first.backend} {precision_of(first)}"
-            unit = "tile" if is_tiled(first) else "image"
-            drawn = _points(members, task, across_inputs)
-            panels.append(Panel(heading(SCALES[scale], where), setup, unit, drawn))
-    return speed_accuracy(panels, next(iter(METRICS[task].values()))) if panels else None
-
-
-def _panel_key(entry: Pool, cost: Cost, across_inputs: bool) -> tuple[Any, ...]:
-    first, machine = entry.first, cost.runs.first.machine
-    data = (data_title(first), first.dataset.split, first.dataset.fingerprint) if first.dataset else ("", "", "")
-    seen = "" if across_inputs else input_text(first)
-    return SCALES.index(first.scale), *data, seen, hardware(machine), machine.driver, first.backend, precision_of(first)
+            title = pooling.heading(pooling.SCALES[scale], f"{data}, {split}" if data else "")
+            setup = (f"input {seen}, " if seen else "") + f"{device}, {backend} {precision}"
+            unit = "tile" if is_tiled(members[0][0].first) else "image"
+            panels.append(Panel(title, setup, unit, _points(members, task, across_inputs)))
+    return speed_accuracy(panels, metric_title) if panels else None
 
 
 def _points(members: Sequence[tuple[Pool, Cost]], task: str, across_inputs: bool) -> tuple[Point, ...]:
@@ -177,13 +152,13 @@ def _points(members: Sequence[tuple[Pool, Cost]], task: str, across_inputs: bool
     found, used = [], set()
     for entry, cost in members:
         first = entry.first
-        label = model_title(first) + (f", {size_text(first.input_size)}" if across_inputs else "")
+        label = pooling.model_title(first) + (f", {pooling.size_text(first.input_size)}" if across_inputs else "")
         label += f", width {first.width:g}" if len(widths) > 1 else ""
         label += ", proposals not counted" if across_inputs and proposals_mode(first) else ""
         label += f", {entry.row_id(task[0].upper())}" if label in used else ""
         used.add(label)
         seeds = [100 * r.metrics[headline] for r in entry.results if r.metrics[headline] is not None]
-        score = rounded((100 * _score(entry, task).mean, min(seeds), max(seeds)))
+        score = rounded((100 * entry.score(headline).mean, min(seeds), max(seeds)))
         latency = rounded((cost.latency.median, cost.latency.p5, cost.latency.p95))
         found.append(Point(label, first.model, latency, score))
     return tuple(found)

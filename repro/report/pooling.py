@@ -5,7 +5,7 @@ Accuracy pools seeds by (experiment, backend, precision, settings, versions) ove
 
 import itertools
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from repro.files import canonical_hash
 from repro.records.result import Machine, Result, Timing
 from repro.records.versions import is_stale
 from repro.registry import ARCHITECTURES
-from repro.report.render import columns, number
+from repro.report.render import Column, Row, Section, columns, number
 
 SCALES = ("paper", "reduced", "smoke")
 METRICS = {
@@ -45,28 +45,14 @@ METRICS = {
     },
 }
 DATA_TITLES = {
-    "shapes": "Shapes (generated)",
-    "camvid": "CamVid",
-    "cityscapes": "Cityscapes",
-    "isbi2012": "ISBI 2012 EM",
-    "sun_rgbd": "SUN RGB-D",
-    "phc_u373": "ISBI tracking, PhC-U373",
-    "dic_hela": "ISBI tracking, DIC-HeLa",
-    "dubai": "Dubai from above",
-    "oxford_iiit_pet": "Oxford-IIIT Pet",
-    "tiny_imagenet": "Tiny-ImageNet",
-    "imagenette": "Imagenette",
-    "imagenet2012": "ImageNet 2012",
-    "voc2011_seg": "PASCAL VOC 2011",
-    "voc2012_seg": "PASCAL VOC 2012",
-    "voc2007": "PASCAL VOC 2007",
-    "voc2012": "PASCAL VOC 2012",
-    "bccd": "BCCD blood cells",
-    "coco2017": "COCO 2017",
-    "penn_fudan": "Penn-Fudan pedestrians",
-    "nuclei": "DSB 2018 nuclei",
-    "cityscapes_instances": "Cityscapes, instances",
-}
+    "shapes": "Shapes (generated)", "camvid": "CamVid", "cityscapes": "Cityscapes", "isbi2012": "ISBI 2012 EM",
+    "sun_rgbd": "SUN RGB-D", "phc_u373": "ISBI tracking, PhC-U373", "dic_hela": "ISBI tracking, DIC-HeLa",
+    "dubai": "Dubai from above", "oxford_iiit_pet": "Oxford-IIIT Pet", "tiny_imagenet": "Tiny-ImageNet",
+    "imagenette": "Imagenette", "imagenet2012": "ImageNet 2012", "voc2011_seg": "PASCAL VOC 2011",
+    "voc2012_seg": "PASCAL VOC 2012", "voc2007": "PASCAL VOC 2007", "voc2012": "PASCAL VOC 2012",
+    "bccd": "BCCD blood cells", "coco2017": "COCO 2017", "penn_fudan": "Penn-Fudan pedestrians",
+    "nuclei": "DSB 2018 nuclei", "cityscapes_instances": "Cityscapes, instances",
+}  # fmt: skip
 BASELINE = "majority"
 _LOSSES = {"cross_entropy": "cross-entropy", "sigmoid": "sigmoid cross-entropy", "dice": "Dice"}
 _PRECISIONS = ("float32", "tf32", "mixed_bfloat16")
@@ -108,6 +94,15 @@ class Pool:
     def seeds(self) -> list[int]:
         """The seeds that ran, in order."""
         return sorted({result.seed for result in self.results})
+
+    @property
+    def hardware(self) -> str:
+        """What it ran on."""
+        return " + ".join(sorted({hardware(result.machine) for result in self.results}))
+
+    def score(self, metric: str) -> Estimate | None:
+        """A metric over its seeds."""
+        return estimate(self.results, lambda r: r.metrics.get(metric))
 
     def row_id(self, letter: str) -> str:
         """A short name that follows from what was pooled, so that it stays when other rows come and go."""
@@ -206,6 +201,14 @@ def _shown(value: Any) -> Any:
     return " to ".join(f"{v:g}" for v in value)
 
 
+def grouped(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
+    """Items by key, in the order in which the keys come."""
+    groups: dict[Any, list[Any]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
 def estimate(results: Iterable[Result], read: Callable[[Result], Any]) -> Estimate | None:
     """Mean and deviation over seeds; the runs of one seed are averaged first. None when no run has it."""
     by_seed: dict[int, list[float]] = {}
@@ -223,9 +226,7 @@ def agreement(results: Sequence[Result], metric: str) -> str:
     """How machines compare: '' for one, else agree, differ, or undecided (unequal, and one has one seed).
 
     Means agree when they differ by less than the tables' rounding or by at most two standard errors."""
-    by_machine: dict[str, list[Result]] = {}
-    for result in results:
-        by_machine.setdefault(result.machine.id, []).append(result)
+    by_machine = grouped(results, lambda r: r.machine.id)
     means = [estimate(runs, lambda r: r.metrics.get(metric)) for runs in by_machine.values()]
     verdicts = set()
     for a, b in itertools.combinations([mean for mean in means if mean], 2):
@@ -242,13 +243,11 @@ def agreement(results: Sequence[Result], metric: str) -> str:
 
 def pool(results: Iterable[Result], key: Callable[[Result], tuple[Any, ...]]) -> list[Pool]:
     """Group runs by a key, in the order of the tables: baseline, then models, today's code before stale."""
-    groups: dict[str, tuple[tuple[Any, ...], list[Result]]] = {}
-    for result in results:
-        groups.setdefault(repr(key(result)), (key(result), []))[1].append(result)
     pools = []
-    for value, members in groups.values():
+    for members in grouped(results, lambda r: repr(key(r))).values():
         members.sort(key=lambda r: (r.experiment, r.seed, r.run_id))
-        pools.append(Pool(value, tuple(members), "stale" if is_stale(members[0].versions) else "current"))
+        code = "stale" if is_stale(members[0].versions) else "current"
+        pools.append(Pool(key(members[0]), tuple(members), code))
 
     def order(entry: Pool) -> tuple[Any, ...]:
         first, precision = entry.first, precision_of(entry.first)
@@ -321,9 +320,29 @@ def heading(scale: str, text: str) -> str:
     return f"Smoke, only to show that the suite works: {text}" if scale == "smoke" else f"{text}, {scale} scale"
 
 
+def by_scale(pools: Sequence[Pool]) -> Iterator[tuple[str, list[Pool]]]:
+    """The scales that ran, best first, each with its pools."""
+    for scale in SCALES:
+        if chosen := [entry for entry in pools if entry.first.scale == scale]:
+            yield scale, chosen
+
+
+def sections_by_scale(
+    title: str, shown: Sequence[Column], pools: Sequence[Pool], make_rows: Callable[[Pool], Iterable[Row]],
+    make_notes: Callable[[list[Pool], list[Row]], Iterable[str]] = lambda pools, rows: (), csv: bool = True,
+) -> list[Section]:  # fmt: skip
+    """The rows of pools, a section for each scale that has any."""
+    return [
+        Section(heading(scale, title), shown, rows, tuple(make_notes(chosen, rows)), csv)
+        for scale, chosen in by_scale(pools)
+        if (rows := [row for entry in chosen for row in make_rows(entry)])
+    ]
+
+
 SETUP = columns("padding*", "width*", "input*", "backend*", "precision*", "hardware*")
 TRAINING = columns("loss*", "augment:augmentation*", "batch:batch size*", "rate:learning rate*")
 CODE = columns("code")
+OF_SEEDS, OF_TIMES = ("mean", "std", "n"), ("median", "p5", "p95", "n")
 
 
 def setup_of(entry: Pool) -> tuple[dict[str, str], dict[str, Any]]:
@@ -336,27 +355,29 @@ def setup_of(entry: Pool) -> tuple[dict[str, str], dict[str, Any]]:
         "input": input_text(first),
         "backend": first.backend,
         "precision": precision_of(first),
-        "hardware": " + ".join(sorted({hardware(result.machine) for result in entry.results})),
+        "hardware": entry.hardware,
+        "driver": first.machine.driver,
     }
     values = {
-        "experiment": first.experiment,
-        "model": first.model,
-        "variant": first.variant,
-        "label": first.config.get("label"),
-        "padding": padding,
-        "scale": first.scale,
-        "width": first.width,
-        "depth": first.depth,
-        "input_height": first.input_size[0],
-        "input_width": first.input_size[1],
-        "backend": first.backend,
-        "precision": precision_of(first),
-        "hardware": cells["hardware"],
-        "code": entry.code,
-        "config_hash": first.config_hash,
-        "runs": len(entry.results),
-    }
+        "experiment": first.experiment, "model": first.model, "variant": first.variant,
+        "label": first.config.get("label"), "padding": padding, "scale": first.scale,
+        "width": first.width, "depth": first.depth,
+        "input_height": first.input_size[0], "input_width": first.input_size[1],
+        "backend": first.backend, "precision": cells["precision"], "hardware": cells["hardware"],
+        "code": entry.code, "config_hash": first.config_hash, "runs": len(entry.results),
+    }  # fmt: skip
     if first.model == BASELINE:
         cells = {}
-    stale = "stale" if entry.code == "stale" else ""
-    return {"model": model_title(first), "code": stale} | cells, values
+    return {"model": model_title(first), "code": "stale" if entry.code == "stale" else ""} | cells, values
+
+
+def row_of(entry: Pool, letter: str) -> Row:
+    """A row with what every row says of its runs, to which its own cells and values are added."""
+    cells, values = setup_of(entry)
+    row_id = entry.row_id(letter)
+    return Row(row_id, {"id": row_id, **cells}, values, entry.files)
+
+
+def spread(name: str, found: Estimate | Timing | None, parts: Sequence[str] = OF_SEEDS) -> dict[str, Any]:
+    """`top1_mean`, `top1_std` and `top1_n` of an estimate, or the parts of a timing; None of what is missing."""
+    return {f"{name}_{part}": getattr(found, part, None) for part in parts}

@@ -4,7 +4,8 @@ The same table gives the same text on every machine."""
 
 import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -19,26 +20,12 @@ Content = str | Picture
 MAX_COLUMNS = 14
 EMPTY = "–"
 GENERATED = "Generated from the result files by `repro tables`; do not edit."
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "–": "--",
-    "≥": r"$\geq$",
-    "≤": r"$\leq$",
-    "→": r"$\rightarrow$",
-}
+_LATEX = str.maketrans({
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "×": r"$\times$", "–": "--",
+    "≥": r"$\geq$", "≤": r"$\leq$", "→": r"$\rightarrow$",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,7 +37,7 @@ class Column:
     setup: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class Row:
     """One row: rounded text by column key, exact values for the CSV, and the result files behind it."""
 
@@ -65,9 +52,9 @@ class Section:
     """Rows that may be compared with each other, and the notes below them."""
 
     heading: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...] = ()
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    notes: Sequence[str] = ()
     csv: bool = True
     level: int = 3
 
@@ -82,13 +69,10 @@ class TableInfo:
 
 
 @dataclass(frozen=True)
-class Table:
-    """A named table: its title, how to read it, and its sections."""
+class Table(TableInfo):
+    """A table with its sections."""
 
-    name: str
-    title: str
-    caption: tuple[str, ...]
-    sections: tuple[Section, ...]
+    sections: Sequence[Section] = ()
 
 
 @dataclass(frozen=True)
@@ -97,26 +81,39 @@ class Layout:
 
     titles: list[str]
     rows: list[list[str]]
-    common: list[tuple[str, str]] = field(default_factory=list)
+    common: list[tuple[str, str]]
+
+    @property
+    def shared(self) -> list[str]:
+        """A line of what all rows have in common, where there is any."""
+        lead = "This row" if len(self.rows) == 1 else "All rows, where it applies"
+        shared = "; ".join(f"{title} {text}" for title, text in self.common)
+        return [f"{lead}: {shared}."] if shared else []
 
 
-def columns(*specs: str) -> tuple[Column, ...]:
+def columns(*specs: str | Column) -> tuple[Column, ...]:
     """Columns from `key:title`, `key` where both are the same; a trailing `*` marks a setup column."""
-    built = []
-    for spec in specs:
+
+    def built(spec: str) -> Column:
         key, _, title = spec.removesuffix("*").partition(":")
-        built.append(Column(key, title or key, spec.endswith("*")))
-    return tuple(built)
+        return Column(key, title or key, spec.endswith("*"))
+
+    return tuple(spec if isinstance(spec, Column) else built(spec) for spec in specs)
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number to some significant digits without an exponent: 1234, 12.3, 0.0123; EMPTY for None."""
+    """A number to some significant digits without an exponent: 1234, 12.3, 0.0123; empty for None."""
     if value is None or not math.isfinite(value):
-        return EMPTY
+        return ""
     if value == 0:
         return "0"
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return f"{value:.{min(decimals, 9)}f}"
+
+
+def fixed(value: float | None, form: str) -> str:
+    """A number in a format; empty for None."""
+    return "" if value is None else format(value, form)
 
 
 def arrange(section: Section) -> Layout:
@@ -126,33 +123,22 @@ def arrange(section: Section) -> Layout:
     columns, common = [], []
     for column in section.columns:
         texts = {row.cells.get(column.key, "") for row in section.rows} - {""}
-        if not texts:
-            continue
         if column.setup and len(texts) == 1:
             common.append((column.title, texts.pop()))
-        else:
+        elif texts:
             columns.append(column)
-    folded: list[Column] = []
-    if len(columns) > MAX_COLUMNS:
-        spare = len(columns) - MAX_COLUMNS + 1
-        folded = [column for column in columns if column.setup][-spare:]
+    spare = len(columns) - MAX_COLUMNS
+    folded = [column for column in columns if column.setup][-spare - 1 :] if spare > 0 else []
     kept = [column for column in columns if column not in folded]
-    where = next((i for i, column in enumerate(columns) if column in folded), 0)
     titles = [column.title for column in kept]
     rows = [[row.cells.get(column.key) or EMPTY for column in kept] for row in section.rows]
     if folded:
+        where = columns.index(folded[0])
         titles.insert(where, "setup")
         for row, cells in zip(section.rows, rows, strict=True):
             parts = [f"{c.title} {row.cells[c.key]}" for c in folded if row.cells.get(c.key)]
             cells.insert(where, "; ".join(parts) or EMPTY)
     return Layout(titles, rows, common)
-
-
-def _common_line(section: Section, layout: Layout) -> list[str]:
-    if not layout.common:
-        return []
-    lead = "This row" if len(section.rows) == 1 else "All rows, where it applies"
-    return [f"{lead}: " + "; ".join(f"{title} {text}" for title, text in layout.common) + "."]
 
 
 def _alignment(layout_rows: list[list[str]], width: int) -> list[str]:
@@ -181,7 +167,7 @@ def to_markdown(table: Table) -> str:
         layout = arrange(section)
         if section.heading:
             parts.append(f"{'#' * section.level} {section.heading}")
-        parts += [escape_markdown(line) for line in _common_line(section, layout)]
+        parts += [escape_markdown(line) for line in layout.shared]
         parts.append(markdown_table(layout.titles, layout.rows))
         if section.notes:
             parts.append("\n".join(f"- {escape_markdown(note)}" for note in section.notes))
@@ -190,7 +176,7 @@ def to_markdown(table: Table) -> str:
 
 def escape_latex(text: str) -> str:
     """Text that LaTeX prints as it stands."""
-    return "".join(_LATEX.get(character, character) for character in text)
+    return text.translate(_LATEX)
 
 
 def to_latex(table: Table) -> str:
@@ -200,7 +186,7 @@ def to_latex(table: Table) -> str:
     for index, section in enumerate(table.sections, 1):
         layout = arrange(section)
         title = f"{table.title}: {section.heading}." if section.heading else f"{table.title}."
-        caption = escape_latex(" ".join([title, *_common_line(section, layout)]))
+        caption = escape_latex(" ".join([title, *layout.shared]))
         align = "".join(side[0] for side in _alignment(layout.rows, len(layout.titles)))
         lines = [
             "\\begin{table}",
@@ -224,15 +210,9 @@ def to_latex(table: Table) -> str:
 
 def to_csv(table: Table) -> str:
     """Every row of every section with full-precision numbers; `results` names the files behind it."""
-    records = [
-        {"row": row.id, "section": section.heading} | row.values | {"results": " ".join(row.files)}
-        for section in table.sections
-        if section.csv
-        for row in section.rows
-    ]
-    columns = dict.fromkeys(key for record in records for key in record)
-    ordered = [key for key in columns if key != "results"] + ["results"]
-    frame = pd.DataFrame([[record.get(key) for key in ordered] for record in records], columns=ordered, dtype=object)
+    rows = [(section.heading, row) for section in table.sections if section.csv for row in section.rows]
+    frame = pd.DataFrame([{"row": row.id, "section": heading} | row.values for heading, row in rows], dtype=object)
+    frame["results"] = [" ".join(row.files) for _, row in rows]
     return frame.to_csv(index=False, lineterminator="\n")
 
 
@@ -250,16 +230,12 @@ def _rows_by_id(table: Table) -> dict[str, tuple[str, tuple[str, ...]]]:
 
 def index_json(tables: list[Table], files: dict[str, Content]) -> str:
     """The index for programs: tables, their rows with the result files pooled, and the pictures' hashes."""
+    rows = {
+        table.name: {key: {"what": what, "results": paths} for key, (what, paths) in _rows_by_id(table).items()}
+        for table in tables
+    }
     index = {
-        "tables": {
-            table.name: {
-                "title": table.title,
-                "rows": {
-                    key: {"what": what, "results": list(paths)} for key, (what, paths) in _rows_by_id(table).items()
-                },
-            }
-            for table in tables
-        },
+        "tables": {table.name: {"title": table.title, "rows": rows[table.name]} for table in tables},
         "files": sorted(files),
         "pictures": {name: item.data_hash for name, item in files.items() if isinstance(item, Picture)},
     }
@@ -294,7 +270,8 @@ writes this folder again, `repro tables --check` tells whether it still is what 
   latency is that of a tile.
 - **Galleries** show the same test images through every model: photographs are not ours to publish, so that
   only those of generated data are here, the others in `runs/gallery/` of the machine that made them.
-- **Stale** rows were made by another version of their code than today's; `repro run` makes them again. `no data`, `not run`
+- **Stale** rows were made by another version of their code than today's; `repro run` makes them again. `no data`, \
+`not run`
   and `failed` stand where a figure is missing.
 - **Citing.** Give the table, the row id and the commit of this folder; `repro cite RESULT` prints the
   reference of one result file. Compare rows within a section only."""
@@ -312,54 +289,50 @@ def index_markdown(tables: list[Table], files: dict[str, Content]) -> str:
     rows += [[f"Figure: {name.removesuffix('.png').replace('_', ' ')}", f"[png]({name})", ""] for name in pictures]
     parts.append(markdown_table(["what", "files", "rows"], rows) if rows else "There are no results yet.")
     for table in tables:
-        found = _rows_by_id(table)
-        if found:
-            parts.append(f"## {table.title}: result files by row")
-            lines = []
-            for key, (what, paths) in found.items():
-                links = ", ".join(f"[{Path(path).stem}](../{path})" for path in paths)
-                lines.append(f"- `{key}` {escape_markdown(what)}: {links}")
-            parts.append("\n".join(lines))
+        lines = []
+        for key, (what, paths) in _rows_by_id(table).items():
+            links = ", ".join(f"[{Path(path).stem}](../{path})" for path in paths)
+            lines.append(f"- `{key}` {escape_markdown(what)}: {links}")
+        parts += [f"## {table.title}: result files by row", "\n".join(lines)] if lines else []
     return "\n\n".join(parts) + "\n"
 
 
 def write_files(files: dict[str, Content], folder: Path, owned: set[str]) -> list[Path]:
     """Write files whose content changed, delete owned ones no longer produced; returns what was touched."""
     touched = []
-    for name in sorted(owned | set(files)):
-        path, content = folder / name, files.get(name)
+    for path, content, _ in _differences(files, folder, owned):
         if content is None:
-            if path.exists():
-                path.unlink()
-                touched.append(path)
+            path.unlink()
         elif isinstance(content, Picture):
-            if png_data_hash(path) != content.data_hash:
-                write_png(path, content.draw(), content.data_hash)
-                touched.append(path)
-        elif not path.exists() or path.read_bytes() != content.encode():
+            write_png(path, content.draw(), content.data_hash)
+        else:
             atomic_write(path, content.encode())
-            touched.append(path)
+        touched.append(path)
     return touched
 
 
 def check_files(files: dict[str, Content], folder: Path, owned: set[str]) -> list[str]:
     """One line per file of the folder that is not what it should be: missing, left over, or different."""
-    problems = []
+    return [f"{path}: {problem}" for path, _, problem in _differences(files, folder, owned)]
+
+
+def _differences(
+    files: dict[str, Content], folder: Path, owned: set[str]
+) -> Iterator[tuple[Path, Content | None, str]]:
+    """The files that are not what they should be: path, content (None where there should be none), what is wrong."""
     for name in sorted(owned | set(files)):
         path, content = folder / name, files.get(name)
         if content is None:
-            problems += [f"{path}: left over, no result yields it any more"] if path.exists() else []
+            problem = "left over, no result yields it any more" if path.exists() else ""
         elif not path.exists():
-            problems.append(f"{path}: missing")
+            problem = "missing"
         elif isinstance(content, Picture):
-            if png_data_hash(path) != content.data_hash:
-                problems.append(f"{path}: shows other data than the results yield")
-        elif path.read_bytes() != content.encode():
-            found = path.read_bytes().decode(errors="replace")
-            problems.append(f"{path}: line {_first_difference(found, content)} is not what the results yield")
-    return problems
-
-
-def _first_difference(found: str, wanted: str) -> int:
-    pairs = enumerate(zip_longest(found.splitlines(), wanted.splitlines()), 1)
-    return next((number for number, (a, b) in pairs if a != b), 1)
+            same = png_data_hash(path) == content.data_hash
+            problem = "" if same else "shows other data than the results yield"
+        else:
+            found = path.read_bytes()
+            lines = zip_longest(found.decode(errors="replace").splitlines(), content.splitlines())
+            first = next((number for number, (a, b) in enumerate(lines, 1) if a != b), 1)
+            problem = "" if found == content.encode() else f"line {first} is not what the results yield"
+        if problem:
+            yield path, content, problem

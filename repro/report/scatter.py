@@ -10,10 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
-from repro.report.figures import COLOURS, Picture
+from repro.report.figures import COLOURS, Picture, logarithmic, plain
 
 _MARKERS = "osD^vPX"
 _COLUMNS = 2
@@ -40,11 +40,6 @@ class Panel:
     setup: str
     unit: str
     points: tuple[Point, ...]
-
-
-def rounded(values: Sequence[float]) -> tuple[float, ...]:
-    """Six digits, so that the last bits of a sum do not make another picture."""
-    return tuple(float(f"{value:.6g}") for value in values)
 
 
 def speed_accuracy(panels: Sequence[Panel], metric: str) -> Picture:
@@ -83,16 +78,12 @@ def _plot(axis: Axes, panel: Panel, colours: dict[str, str], metric: str) -> Non
         )  # fmt: skip
     axis.set_title("\n".join(textwrap.wrap(panel.title, 62)), loc="left", fontsize=10, fontweight="bold")
     axis.set_xlabel("\n".join([f"latency of one {panel.unit}, ms", *textwrap.wrap(panel.setup, 72)]), fontsize=9)
-    axis.set_ylabel(metric)
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
+    plain(axis, ylabel=metric)
     axis.margins(0.2)
     latencies = [point.latency[0] for point in panel.points]
     if max(latencies) > 10 * min(latencies) > 0:
         axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.xaxis.set_minor_formatter(NullFormatter())
+        logarithmic(axis.xaxis)
     else:
         axis.xaxis.set_major_locator(MaxNLocator(6))
 

@@ -27,7 +27,6 @@ class TopK(Evaluator):
             self._hits[k] += int(top_k_correct(prediction["scores"][None], record["label"][None], k)[0])
 
     def metrics(self) -> dict[str, Any]:
-        """See `repro.metrics.classification`."""
         return classification_scores(self._hits[1], self._hits[5] if self._classes >= 5 else None, self._total)
 
 
@@ -74,15 +73,12 @@ class Classification(Dense, tag="classification"):
         return decoded(dataset, split, canvas_of(network, data), self.name, limit=limit)
 
     def evaluator(self, dataset: Any, split: str, count: int, curve: bool = False) -> Evaluator:
-        """Top-k accuracy."""
         return TopK(len(dataset.info.classes))
 
     def protocol(self, network: Network, data: Data, info: Info) -> dict[str, Any]:
-        """The metric and the crop."""
         return {**classification_protocol(), "crop": "one centre crop, no test-time augmentation"}
 
     def picture_records(self, images: Sequence[np.ndarray], network: Network, data: Data) -> list[dict]:
-        """Centre crops."""
         return [centre_crop(Sample("", image, label=0), canvas_of(network, data)) for image in images]
 
     def show(

@@ -45,7 +45,6 @@ class Boxes(Evaluator):
         self.predictions.append(prediction)
 
     def metrics(self) -> dict[str, Any]:
-        """See `repro.tasks.objects.scores_of`."""
         found = self.predictions
         objects = objects_of(self._dataset, self._split, len(found), masks=self._masks)
         masks = self._masks and "masks" in found[0]
@@ -150,7 +149,6 @@ class Detection(Task, tag="detection"):
         return Mirror(seed) if settings.augment.get("flip") else None
 
     def learner(self, settings: Training, num_classes: int, seed: int, steps: int, records: Any) -> Any:
-        """As `Task.learner`."""
         from repro import backend
         from repro.tasks.learners import DetectorLearner, compiled
         from repro.tasks.networks import build
@@ -162,13 +160,11 @@ class Detection(Task, tag="detection"):
         return compiled(learner, settings, steps, records[0])
 
     def phase_names(self) -> tuple[str, ...]:
-        """The steps of alternating training, or one without a name."""
         return ALTERNATING if self.training == "alternating" else super().phase_names()
 
     def phases(
         self, settings: Training, learner: Any, records: Any, seed: int, steps: int, num_classes: int
     ) -> Iterator[Phase]:
-        """One, or the four of alternating training."""
         if self.training == "joint":
             return super().phases(settings, learner, records, seed, steps, num_classes)
         from repro.tasks.alternating import alternate
@@ -179,7 +175,6 @@ class Detection(Task, tag="detection"):
         )  # fmt: skip
 
     def predictor(self, network: Network, data: Data, num_classes: int, channels: int, trained: Any = None) -> Any:
-        """The network with its decoding."""
         from repro.tasks.networks import build
         from repro.tasks.predictors import DetectorPredictor
 
@@ -187,7 +182,6 @@ class Detection(Task, tag="detection"):
         return DetectorPredictor(model, registry.module_of(network.name).detect, self.decoding)
 
     def evaluator(self, dataset: Any, split: str, count: int, curve: bool = False) -> Evaluator:
-        """Average precisions of boxes."""
         return Boxes(dataset, split, () if curve else self.recall_counts)
 
     def protocol(self, network: Network, data: Data, info: Info) -> dict[str, Any]:

@@ -80,7 +80,6 @@ class DensePredictor(Predictor):
         return {"scores": scores[None]}
 
     def prediction(self, outputs: dict[str, np.ndarray], record: dict[str, np.ndarray], index: int) -> dict[str, Any]:
-        """`scores` of one image."""
         return {"scores": outputs["scores"][index]}
 
     def _forward(self, images: np.ndarray) -> np.ndarray:
@@ -88,7 +87,6 @@ class DensePredictor(Predictor):
         return np.asarray(ops.convert_to_numpy(backend.forward(self.network, "xla")(tensor)["scores"]), "float32")
 
     def example(self, records: Any) -> tuple[Callable[[Any], Any], Any]:
-        """The network on one image, or tile, of noise."""
         shape = (1, *self.network.input_shape[1:])
         images = np.random.default_rng(0).uniform(0, 255, shape).astype("float32")
         return backend.forward(self.network, "xla"), backend.to_device(images)
@@ -134,12 +132,10 @@ class DetectorPredictor(Predictor):
         self.detector = Detector(network, detect, options)
 
     def outputs(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What `Detector` gives."""
         tensors = {name: ops.convert_to_tensor(values) for name, values in batch.items()}
         return to_numpy(backend.forward(self.detector, "xla")(tensors))
 
     def prediction(self, outputs: dict[str, np.ndarray], record: dict[str, np.ndarray], index: int) -> dict[str, Any]:
-        """What was found in one image."""
         sizes, count = (record["valid_size"], record["original_size"]), int(outputs["count"][index])
         found: dict[str, Any] = {name: outputs[name][index, :count] for name in ("scores", "classes")}
         found["boxes"] = rescale(outputs["boxes"][index, :count], *sizes)
@@ -156,7 +152,6 @@ class DetectorPredictor(Predictor):
         return found | {"proposals": rescale(chosen, *sizes)}
 
     def example(self, records: Any) -> tuple[Callable[[Any], Any], Any]:
-        """The detector on the first record."""
         batch = {name: backend.to_device(value[None]) for name, value in records[0].items()}
         return backend.forward(self.detector, "xla"), batch
 

@@ -42,7 +42,6 @@ class Variants(Boxes):
         return super().metrics() | {f"map_{name}": other.metrics()["map"] for name, other in self._others.items()}
 
     def seconds(self) -> dict[str, list[float]]:
-        """By stage; the first image compiles."""
         return {f"stage.{name}": values[1:] or values for name, values in self._seconds.items()}
 
 
@@ -59,7 +58,6 @@ class RCNN(Dense, tag="rcnn"):
     svm_cache: int | None = None
 
     def records(self, network: Network, data: Data, dataset: Any, split: str, limit: int | None = None) -> Any:
-        """Images with their proposals and objects."""
         from repro.tasks.regions import Images
 
         return Images(
@@ -73,13 +71,11 @@ class RCNN(Dense, tag="rcnn"):
         )
 
     def training_records(self, records: Any, seed: int) -> Any:
-        """Fine-tuning's warped regions."""
         from repro.tasks.regions import RegionRecords
 
         return RegionRecords(records, seed)
 
     def predictor(self, network: Network, data: Data, num_classes: int, channels: int, trained: Any = None) -> Any:
-        """The network, without SVMs yet."""
         from repro.tasks.networks import build
         from repro.tasks.regions import RegionPredictor
 
@@ -108,11 +104,9 @@ class RCNN(Dense, tag="rcnn"):
         }  # fmt: skip
 
     def evaluator(self, dataset: Any, split: str, count: int, curve: bool = False) -> Evaluator:
-        """Average precisions of boxes, in three variants."""
         return Variants(dataset, split)
 
     def protocol(self, network: Network, data: Data, info: Info) -> dict[str, Any]:
-        """The metrics, and how regions become detections."""
         from repro.models.rcnn import NMS_IOU
         from repro.tasks.regions import SVM_THRESHOLD
 

@@ -163,7 +163,6 @@ class RegionPredictor(Predictor):
         return found
 
     def prediction(self, outputs: dict[str, Any], record: dict[str, np.ndarray], index: int) -> dict[str, Any]:
-        """The outputs, which are of one image."""
         return outputs
 
     def classify(self, outputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -193,7 +192,6 @@ class RegionPredictor(Predictor):
         return {key: found[key][0, : int(found["count"][0])] for key in ("boxes", "scores", "classes")}
 
     def cost(self) -> dict[str, int]:
-        """The network sees every proposal."""
         cost = super().cost()
         return cost | {"flops": self.num_proposals * cost["flops"]}
 

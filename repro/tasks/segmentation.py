@@ -83,7 +83,6 @@ class Overlap(Evaluator):
             self._rand.add(truth == self._segments, probability_of(scores, self._segments))
 
     def metrics(self) -> dict[str, Any]:
-        """See `repro.metrics.segmentation` and `repro.metrics.rand`."""
         return segmentation_scores(self._confusion, self._names) | (self._rand.result() if self._rand else {})
 
     def samples(self, run: Run, predictor: Any, records: Any) -> dict[str, Artifact]:
@@ -104,7 +103,6 @@ class Segmentation(Dense, tag="segmentation"):
     tile_margin: int | None = None
 
     def class_names(self, info: Info) -> tuple[str, ...]:
-        """With the background, where the data set labels it."""
         return info.semantic_classes
 
     def measured(self, settings: Training, dataset: Any) -> tuple[Training, dict[str, Any]]:
@@ -123,7 +121,6 @@ class Segmentation(Dense, tag="segmentation"):
         return decoded(dataset, split, canvas_of(network, data), self.name, limit=limit)
 
     def evaluator(self, dataset: Any, split: str, count: int, curve: bool = False) -> Evaluator:
-        """IoU, accuracies, Dice."""
         return Overlap(dataset, split, count, curve)
 
     def protocol(self, network: Network, data: Data, info: Info) -> dict[str, Any]:
@@ -138,7 +135,6 @@ class Segmentation(Dense, tag="segmentation"):
         return words
 
     def picture_records(self, images: Sequence[np.ndarray], network: Network, data: Data) -> list[dict]:
-        """Images fitted into the canvas."""
         return [letterbox(Sample("", image, label=0), canvas_of(network, data)) for image in images]
 
     def answer(self, image: np.ndarray, prediction: dict[str, Any], record: dict[str, np.ndarray]) -> dict[str, Any]:

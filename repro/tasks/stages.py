@@ -48,7 +48,6 @@ class Call(keras.Model):
         self.built = True  # JAX asks
 
     def call(self, inputs, training=False):
-        """What the function gives."""
         return self.function(inputs)
 
 
