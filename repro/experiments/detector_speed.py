@@ -16,17 +16,8 @@ from repro.records.result import Result, Timing
 from repro.records.run import Progress
 from repro.records.settings import Network
 from repro.report.cards import card_cells, headline_rows, scale_sections, timing_values
-from repro.report.pooling import (
-    CODE,
-    SETUP,
-    Pool,
-    model_rank,
-    pooled_timing,
-    protocol_notes,
-    setup_of,
-    timing_text,
-)
-from repro.report.render import Row, Section, TableInfo, columns, number
+from repro.report.pooling import CODE, SETUP, Pool, model_rank, pooled_timing, protocol_notes, row_of, timing_text
+from repro.report.render import Row, Section, TableInfo, columns, fixed, number
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
@@ -261,35 +252,27 @@ def _rows(entry: Pool) -> list[Row]:
 
 
 def _row(entry: Pool, label: str, card: dict[str, Any]) -> Row:
-    cells, values = setup_of(entry)
+    row = row_of(entry, "Y")
     times = {stage: pooled_timing(entry.results, f"{label}.{stage}") for stage in ("total", "network", "decode")}
     total, best = times["total"], pooled_timing(entry.results, f"{label}.throughput")
     batches = "/".join(map(str, sorted({r.metrics["networks"][label]["throughput_batch"] for r in entry.results})))
     printed, source = _printed_rate(card)
-    cells |= card_cells(card)
-    cells |= {stage: timing_text(timing) for stage, timing in times.items()}
-    cells |= {
-        "id": entry.row_id("Y"),
-        "model": label.rpartition("@")[0],
-        "classes": str(card["num_classes"]),
-        "driver": entry.first.machine.driver,
-        "n": str(total.n) if total else "",
-        "fps": number(1000 / total.median) if total else "",
-        "best": f"{number(best.median)} (batch {batches})" if best else "",
-        "params": number(card["params"] / 1e6),
-        "flops": number(card["flops"] / 1e9),
-        "candidates": f"{card['candidates']:,d}" if card.get("candidates") is not None else "",
-        "detections": str(card["detections"]),
-        "paper": number(printed) if printed else "",
-    }
-    values |= {key: card[key] for key in ("model", "variant", "width", "depth", "num_classes", "params", "flops")}
-    values |= {"input_height": card["input_size"][0], "input_width": card["input_size"][1]}
-    values |= {"driver": cells["driver"] or None, "frames_per_second": 1000 / total.median if total else None}
-    values |= timing_values(times)
-    values |= {"images_per_second": best.median if best else None, "throughput_batch": batches}
-    values |= {"candidates": card.get("candidates"), "detections": card["detections"]}
-    values |= {"paper_frames_per_second": printed, "paper_source": source or None}
-    return Row(cells["id"], cells, values, entry.files)
+    rate, candidates = 1000 / total.median if total else None, card.get("candidates")
+    row.cells |= card_cells(card) | {stage: timing_text(timing) for stage, timing in times.items()} | {
+        "model": label.rpartition("@")[0], "classes": str(card["num_classes"]), "n": str(total.n) if total else "",
+        "fps": number(rate), "best": f"{number(best.median)} (batch {batches})" if best else "",
+        "params": number(card["params"] / 1e6), "flops": number(card["flops"] / 1e9),
+        "candidates": fixed(candidates, ",d"), "detections": str(card["detections"]), "paper": number(printed),
+    }  # fmt: skip
+    shared = ("model", "variant", "width", "depth", "num_classes", "params", "flops")
+    row.values |= {key: card[key] for key in shared} | {
+        "input_height": card["input_size"][0], "input_width": card["input_size"][1],
+        "driver": row.cells["driver"] or None, "frames_per_second": rate, **timing_values(times),
+        "images_per_second": best.median if best else None, "throughput_batch": batches,
+        "candidates": candidates, "detections": card["detections"],
+        "paper_frames_per_second": printed, "paper_source": source or None,
+    }  # fmt: skip
+    return row
 
 
 def _notes(pools: Sequence[Pool], rows: Sequence[Row]) -> list[str]:

@@ -15,8 +15,8 @@ from repro.records.result import Result, Timing
 from repro.records.run import Progress, dataset_of
 from repro.records.settings import Data, Network
 from repro.report.cards import headline_rows, scale_sections, timing_values
-from repro.report.pooling import CODE, SETUP, Pool, pooled_timing, protocol_notes, setup_of, timing_text
-from repro.report.render import Row, Section, TableInfo, columns, number
+from repro.report.pooling import CODE, SETUP, Pool, pooled_timing, protocol_notes, row_of, timing_text
+from repro.report.render import Row, Section, TableInfo, columns, fixed, number
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
@@ -219,32 +219,26 @@ def _generation_rows(entry: Pool) -> list[Row]:
 
 
 def _row(entry: Pool, model: str) -> Row:
-    cells, values = setup_of(entry)
-    cells |= {"id": entry.row_id("L"), "model": _GENERATIONS[model], "driver": entry.first.machine.driver}
-    values |= {"generation": model, "driver": cells["driver"] or None}
+    row = row_of(entry, "L")
     times = {key: pooled_timing(entry.results, f"{model}.{name}") for key, name in _STAGES[model].items()}
     own, fast = (pooled_timing(entry.results, f"{name}.total") for name in (model, "fast_rcnn"))
     times |= {"search": _search(entry, model), "total": own}
-    cells |= {key: timing_text(timing) for key, timing in times.items()}
     whole, reference = _whole(entry, model), _whole(entry, "fast_rcnn")
     ratio = whole / reference if whole and reference else None
     bare = own.median / fast.median if own and fast else None
     printed, source = _printed_seconds(model)
     printed_fast, _ = _printed_seconds("fast_rcnn")
     printed_bare = printed / printed_fast if printed and printed_fast else None
-    cells |= {
-        "n": str(own.n) if own else "",
-        "rate": number(1000 / whole) if whole else "",
-        "ratio": number(ratio) if ratio else "",
-        "bare": number(bare) if bare else "",
-        "paper": f"{printed:g} s" if printed else "",
-        "paper_bare": number(printed_bare) if printed_bare else "",
-    }
-    values |= timing_values(times)
-    values |= {"images_per_second": 1000 / whole if whole else None, "whole_over_fast": ratio}
-    values |= {"total_over_fast": bare, "paper_seconds": printed, "paper_source": source or None}
-    values |= {"paper_over_fast": printed_bare}
-    return Row(cells["id"], cells, values, entry.files)
+    rate = 1000 / whole if whole else None
+    row.cells |= {key: timing_text(timing) for key, timing in times.items()} | {
+        "model": _GENERATIONS[model], "n": str(own.n) if own else "", "rate": number(rate), "ratio": number(ratio),
+        "bare": number(bare), "paper": f"{printed:g} s" if printed else "", "paper_bare": number(printed_bare),
+    }  # fmt: skip
+    row.values |= {"generation": model, "driver": row.cells["driver"] or None} | timing_values(times) | {
+        "images_per_second": rate, "whole_over_fast": ratio, "total_over_fast": bare, "paper_seconds": printed,
+        "paper_source": source or None, "paper_over_fast": printed_bare,
+    }  # fmt: skip
+    return row
 
 
 def _search(entry: Pool, model: str) -> Timing | None:
@@ -288,14 +282,11 @@ def _proposal_rows(entry: Pool) -> Iterator[Row]:
         timings = [pooled_timing(entry.results, name) for name in names]
         if not all(timings):
             continue
-        cells, values = setup_of(entry)
-        total = sum(timing.median for timing in timings)
-        cells |= {"id": entry.row_id("R"), "what": what, "driver": entry.first.machine.driver}
-        cells["time"] = timing_text(timings[0]) if len(timings) == 1 else number(total)
-        cells["n"] = str(min(timing.n for timing in timings))
-        cells["paper"] = "" if printed is None else f"{printed:g}"
-        values |= {"what": what, "ms": total, "n": int(cells["n"]), "paper_ms": printed}
-        yield Row(cells["id"], cells, values, entry.files)
+        row, total, n = row_of(entry, "R"), sum(t.median for t in timings), min(t.n for t in timings)
+        time_text = timing_text(timings[0]) if len(timings) == 1 else number(total)
+        row.cells |= {"what": what, "time": time_text, "n": str(n), "paper": fixed(printed, "g")}
+        row.values |= {"what": what, "ms": total, "n": n, "paper_ms": printed}
+        yield row
 
 
 def _fact_value(key: str) -> dict[str, Any]:

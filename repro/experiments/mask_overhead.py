@@ -12,7 +12,7 @@ from repro.records.result import Result, Timing
 from repro.records.run import Progress
 from repro.records.settings import Network
 from repro.report.cards import card_cells, scale_sections
-from repro.report.pooling import CODE, SETUP, Pool, pooled_timing, protocol_notes, setup_of, timing_text
+from repro.report.pooling import CODE, SETUP, Pool, pooled_timing, protocol_notes, row_of, timing_text
 from repro.report.render import Row, Section, columns
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
@@ -80,15 +80,14 @@ def _row(entry: Pool, model: str) -> Row:
     boxes, masks = (pooled_timing(entry.results, f"{model}.{branch}") for branch in ("boxes", "masks"))
     without, card = (entry.first.metrics["networks"][f"{model}.{branch}"] for branch in ("boxes", "masks"))
     overhead = 100 * (masks.median / boxes.median - 1)
-    cells, values = setup_of(entry)
-    cells |= card_cells(card) | {
-        "id": entry.row_id("O"), "model": model, "driver": entry.first.machine.driver,
-        "boxes": timing_text(boxes), "masks": timing_text(masks), "n": str(min(boxes.n, masks.n)),
+    row = row_of(entry, "O")
+    row.cells |= card_cells(card) | {
+        "model": model, "boxes": timing_text(boxes), "masks": timing_text(masks), "n": str(min(boxes.n, masks.n)),
         "overhead": f"{overhead:.1f}", "params": f"{(card['params'] - without['params']) / 1e6:.2f}",
         "flops": f"{(card['flops'] - without['flops']) / 1e9:.1f}", "paper": _printed_overhead(model),
     }  # fmt: skip
-    values |= {"model": model, "boxes_ms": boxes.median, "masks_ms": masks.median, "overhead": overhead}
-    return Row(cells["id"], cells, values, entry.files)
+    row.values |= {"model": model, "boxes_ms": boxes.median, "masks_ms": masks.median, "overhead": overhead}
+    return row
 
 
 def _printed() -> tuple[facts.Fact | None, facts.Fact | None]:
