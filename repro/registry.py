@@ -91,17 +91,10 @@ def check(name: str, variant: str | None, width: float, depth: float) -> None:
 
 
 def build(
-    name: str,
-    *,
-    num_classes: int | None = None,
-    input_size: tuple[int, int] | None = None,
-    channels: int | None = None,
-    variant: str | None = None,
-    width: float = 1.0,
-    depth: float = 1.0,
-    heads: str = "infer",
-    **options: Any,
-) -> Any:
+    name: str, *, num_classes: int | None = None, input_size: tuple[int, int] | None = None,
+    channels: int | None = None, variant: str | None = None, width: float = 1.0, depth: float = 1.0,
+    heads: str = "infer", **options: Any,
+) -> Any:  # fmt: skip
     """Build a network as a `keras.Model` that maps float32 images [B,H,W,C] in 0..255 to raw scores.
 
     None means the architecture's default. `heads="train"` adds the outputs that only training needs, where the

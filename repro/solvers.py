@@ -27,18 +27,10 @@ Images = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
 
 
 def train_svms(
-    positives: Sequence[np.ndarray],
-    images: Images,
-    num_classes: int,
-    C: float = 1e-3,
-    bias_multiplier: float = 10.0,
-    positive_weight: float = 2.0,
-    negative_iou: float = 0.3,
-    feature_norm: float = 20.0,
-    retrain_after: int = RETRAIN_AFTER,
-    cache: int | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
+    positives: Sequence[np.ndarray], images: Images, num_classes: int, C: float = 1e-3, bias_multiplier: float = 10.0,
+    positive_weight: float = 2.0, negative_iou: float = 0.3, feature_norm: float = 20.0,
+    retrain_after: int = RETRAIN_AFTER, cache: int | None = None, seed: int = 0,
+) -> dict[str, Any]:  # fmt: skip
     """One linear SVM a class, with one pass of hard-negative mining (R-CNN, Sec 2.3 and App B; rcnn_train.m).
 
     positives: for each class float [n,D], features of its objects' own boxes. images: a function that starts a pass
@@ -74,9 +66,8 @@ def train_svms(
         features = _checked(f"features of image {number}", features)
         overlaps = np.asarray(overlaps)
         if overlaps.shape != (len(features), num_classes):
-            raise ReproError(
-                f"IoU of image {number} has shape {overlaps.shape}", f"give {[len(features), num_classes]}"
-            )
+            problem = f"IoU of image {number} has shape {overlaps.shape}"
+            raise ReproError(problem, f"give {[len(features), num_classes]}")
         if not machines:
             machines = [_Machine(k, x, features.shape[1], scale, options) for k, x in enumerate(positives)]
             weights = np.zeros((features.shape[1], num_classes), np.float32)
@@ -122,9 +113,8 @@ def ridge_boxes(features: np.ndarray, targets: np.ndarray, lam: float = 1000.0, 
     or targets are. Raises ReproError for arrays that do not fit together or are not finite, no row, lam <= 0."""
     features, targets = _checked("features", features), np.asarray(targets)
     if targets.shape != (len(features), 4) or not len(targets) or not np.isfinite(targets).all():
-        raise ReproError(
-            f"targets of shape {targets.shape} for features of shape {features.shape}", "give finite [n,4], n > 0"
-        )
+        problem = f"targets of shape {targets.shape} for features of shape {features.shape}"
+        raise ReproError(problem, "give finite [n,4], n > 0")
     if not lam > 0:
         raise ReproError(f"lam is {lam}", "give one above 0")
     dtype = np.result_type(np.float32, features.dtype, targets.dtype)
@@ -199,13 +189,9 @@ class _Machine:
         x = np.concatenate([self._positives, negatives]).astype(np.float64) * self._scale
         sign = np.repeat([1, -1], [len(self._positives), len(negatives)])
         svm = LinearSVC(
-            C=o["C"],
-            loss="hinge",
-            class_weight={1: o["positive_weight"]},
-            intercept_scaling=o["bias_multiplier"],
-            max_iter=10000,
-            random_state=o["seed"],
-        ).fit(x, sign)
+            C=o["C"], loss="hinge", class_weight={1: o["positive_weight"]}, intercept_scaling=o["bias_multiplier"],
+            max_iter=10000, random_state=o["seed"],
+        ).fit(x, sign)  # fmt: skip
         weights, bias = svm.coef_[0], float(svm.intercept_[0])
         scores = x @ weights + bias
         hinge = np.maximum(0, 1 - sign * scores) * np.where(sign > 0, o["positive_weight"], 1)

@@ -267,7 +267,7 @@ def test_in_a_model_with_the_batch_left_open():
     symbolic = [keras.Input(array.shape[1:]) for array in arrays]
     model = keras.Model(symbolic, Decode()(*symbolic))
     assert {name: tuple(x.shape) for name, x in model.output.items()} == {
-        "boxes": (None, 9, 4), "scores": (None, 9), "classes": (None, 9), "count": (None,)
+        "boxes": (None, 9, 4), "scores": (None, 9), "classes": (None, 9), "count": (None,), "candidates": (None,),
     }  # fmt: skip
     for jit in (False, True):
         model.compile(jit_compile=jit)

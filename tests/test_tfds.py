@@ -183,7 +183,7 @@ def test_without_tensorflow(monkeypatch):
 @pytest.mark.parametrize(("backend", "hidden"), [("jax", [([], "GPU")]), ("tensorflow", [])])
 def test_tensorflow_leaves_the_gpu_to_jax(backend, hidden, monkeypatch):
     calls = []
-    monkeypatch.setattr("keras.config.backend", lambda: backend)
+    monkeypatch.setattr("keras.backend.backend", lambda: backend)
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda *call: calls.append(call))
     with tfds.testing.mock_data(num_examples=1):
         open_dataset("imagenette")._builder()

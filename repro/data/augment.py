@@ -36,16 +36,9 @@ class Augment:
     Raises ReproError for options out of range."""
 
     def __init__(
-        self,
-        seed: int,
-        crop: tuple[int, int] | None = None,
-        flip: bool = False,
-        jitter: float = 0.0,
-        zoom: tuple[float, float] = (1.0, 1.0),
-        rotate: float = 0.0,
-        elastic: float = 0.0,
-        grey: float = 0.0,
-    ) -> None:
+        self, seed: int, crop: tuple[int, int] | None = None, flip: bool = False, jitter: float = 0.0,
+        zoom: tuple[float, float] = (1.0, 1.0), rotate: float = 0.0, elastic: float = 0.0, grey: float = 0.0,
+    ) -> None:  # fmt: skip
         self.crop, self.zoom = None if crop is None else tuple(crop), tuple(zoom)
         _check(self.crop, self.zoom, {"jitter": jitter, "rotate": rotate, "elastic": elastic, "grey": grey})
         self.flip, self.jitter, self.rotate, self.elastic, self.grey = flip, jitter, rotate, elastic, grey
@@ -81,10 +74,8 @@ class Augment:
         """Row and column in the source of every output pixel's centre: [B,h,1] and [B,1,w], or both [B,h,w]."""
         height, width = self.crop or canvas
         if height > canvas[0] or width > canvas[1]:
-            raise ReproError(
-                f"cannot crop {height}x{width} from an image of {canvas[0]}x{canvas[1]}",
-                "give a smaller crop or a larger input size",
-            )
+            problem = f"cannot crop {height}x{width} from an image of {canvas[0]}x{canvas[1]}"
+            raise ReproError(problem, "give a smaller crop or a larger input size")
         scale = self._uniform(count, *self.zoom)
         mirror = ops.sign(self._uniform(count, -1.0, 1.0)) if self.flip else ops.ones((count,))
         down, across = (self._uniform(count, -self.jitter, self.jitter) for _ in range(2))

@@ -73,24 +73,16 @@ def centre_crop(sample: Sample, size: tuple[int, int]) -> dict[str, np.ndarray]:
 
 # a sample and (height, width) to a record of that size
 Fit = Callable[[Sample, tuple[int, int]], dict[str, np.ndarray]]
-_FIT: dict[str, Fit] = {
-    "segmentation": letterbox,
-    "classification": centre_crop,
-}
+_FIT: dict[str, Fit] = {"segmentation": letterbox, "classification": centre_crop}
 
 
 class OnDemand:
     """Records decoded whenever they are asked for: `len(records)`, `records[i]` -> dict of arrays."""
 
     def __init__(
-        self,
-        dataset: Any,
-        split: str,
-        size: tuple[int, int],
-        task: str,
-        limit: int | None = None,
+        self, dataset: Any, split: str, size: tuple[int, int], task: str, limit: int | None = None,
         fit: Fit | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         available = dataset.size(split)
         self._dataset, self._split, self._size, self._fit = dataset, split, size, fit or _FIT[task]
         self._length = min(limit or available, available)
@@ -119,15 +111,9 @@ class Mapped:
 
 
 def decoded(
-    dataset: Any,
-    split: str,
-    size: tuple[int, int],
-    task: str,
-    *,
-    limit: int | None = None,
-    fit: Fit | None = None,
+    dataset: Any, split: str, size: tuple[int, int], task: str, *, limit: int | None = None, fit: Fit | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Mapped | OnDemand:
+) -> Mapped | OnDemand:  # fmt: skip
     """The records of a split at input size (height, width) for a task; the first `limit` of them if given.
 
     `fit` makes the records where a task has more than one kind of them; `task` must then name the kind, for the cache.
@@ -151,19 +137,16 @@ def _write(source: OnDemand, first: dict, folder: Path, need: int, progress: Cal
     folder.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.parent).free
     if free < need * 1.05:
-        raise ReproError(
-            f"{folder.parent} has {free / 2**30:.1f} GiB free, the decoded data needs {need / 2**30:.1f}",
-            "free some space, set REPRO_CACHE to another disk, or lower REPRO_CACHE_GIB to decode on the fly",
-        )
+        problem = f"{folder.parent} has {free / 2**30:.1f} GiB free, the decoded data needs {need / 2**30:.1f}"
+        cure = "free some space, set REPRO_CACHE to another disk, or lower REPRO_CACHE_GIB to decode on the fly"
+        raise ReproError(problem, cure)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     temporary.mkdir()
     try:
-        arrays = {
-            name: np.lib.format.open_memmap(
-                temporary / f"{name}.npy", mode="w+", dtype=array.dtype, shape=(len(source), *array.shape)
-            )
-            for name, array in first.items()
-        }
+        arrays = {}
+        for name, array in first.items():
+            shape = (len(source), *array.shape)
+            arrays[name] = np.lib.format.open_memmap(temporary / f"{name}.npy", "w+", array.dtype, shape)
         for index in range(len(source)):
             for name, value in source[index].items():
                 arrays[name][index] = value

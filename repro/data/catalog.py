@@ -21,28 +21,10 @@ from repro.errors import ReproError, unknown_name
 
 # in the order of `repro list datasets`
 _CLASSES = (
-    Shapes,
-    CamVid,
-    Isbi2012,
-    Dubai,
-    Voc2012Seg,
-    Voc2007,
-    Voc2012,
-    Bccd,
-    Coco2017,
-    PennFudan,
-    Nuclei,
-    CityscapesInstances,
-    Voc2007Tfds,
-    Voc2012Tfds,
-    Coco2017Tfds,
-    Coco2017Joined,
-    OxfordPets,
-    Cityscapes,
-    TinyImageNet,
-    Imagenette,
-    ImageNet2012,
-)
+    Shapes, CamVid, Isbi2012, Dubai, Voc2012Seg, Voc2007, Voc2012, Bccd, Coco2017, PennFudan, Nuclei,
+    CityscapesInstances, Voc2007Tfds, Voc2012Tfds, Coco2017Tfds, Coco2017Joined, OxfordPets, Cityscapes, TinyImageNet,
+    Imagenette, ImageNet2012,
+)  # fmt: skip
 LOADERS: dict[str, Any] = {loader.info.name: loader for loader in _CLASSES}
 
 

@@ -43,18 +43,14 @@ class CityscapesInstances(PairFolder):
     counts: ClassVar[dict[str, int]] = {"train": 2975, "val": 500}
     shape = (1024, 2048)
     info = Info(
-        name="cityscapes_instances",
-        title="Cityscapes, fine annotations, instances of 8 classes",
-        source="https://www.cityscapes-dataset.com",
-        version="gtFine",
+        name="cityscapes_instances", title="Cityscapes, fine annotations, instances of 8 classes",
+        source="https://www.cityscapes-dataset.com", version="gtFine",
         licence="Cityscapes terms of use: non-commercial research and education",
-        size="2975 + 500 images of 1024x2048, 11.8 GB to fetch",
-        splits=tuple(counts),
-        tasks=("detection", "instance"),
+        size="2975 + 500 images of 1024x2048, 11.8 GB to fetch", splits=tuple(counts), tasks=("detection", "instance"),
         classes=tuple(CLASSES),
         manual=f"register at cityscapes-dataset.com and unpack {_ARCHIVES} into the folder cityscapes of the data "
         "folder",
-    )
+    )  # fmt: skip
 
     def sample(self, split: str, index: int) -> Sample:
         """Image uint8 [H,W,3], boxes [M,4], classes and crowd [M], masks bool [M,H,W]; groups first, then instances,

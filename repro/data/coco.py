@@ -31,44 +31,30 @@ SITE = "http://images.cocodataset.org"
 # by the folder that each holds
 ARCHIVES = {
     "annotations": Archive(
-        dataset="coco2017",
-        url=f"{SITE}/annotations/annotations_trainval2017.zip",
-        size=252_907_541,
-        unpacked=500_000_000,
-        checksum="sha256:113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+        dataset="coco2017", url=f"{SITE}/annotations/annotations_trainval2017.zip", size=252_907_541,
+        unpacked=500_000_000, checksum="sha256:113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
     ),
     "val2017": Archive(
-        dataset="coco2017",
-        url=f"{SITE}/zips/val2017.zip",
-        size=815_585_330,
-        unpacked=840_000_000,
+        dataset="coco2017", url=f"{SITE}/zips/val2017.zip", size=815_585_330, unpacked=840_000_000,
         checksum="sha256:4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
     ),
     "train2017": Archive(
-        dataset="coco2017",
-        url=f"{SITE}/zips/train2017.zip",
-        size=19_336_861_798,
-        unpacked=19_900_000_000,
+        dataset="coco2017", url=f"{SITE}/zips/train2017.zip", size=19_336_861_798, unpacked=19_900_000_000,
         checksum="sha256:69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
     ),
-}
+}  # fmt: skip
 
 
 class Coco2017(CocoFormat):
     """Everyday scenes with objects of 80 classes, from `coco` of the data folder."""
 
     info = Info(
-        name="coco2017",
-        title="COCO 2017",
-        source="https://cocodataset.org",
-        version="2017",
+        name="coco2017", title="COCO 2017", source="https://cocodataset.org", version="2017",
         licence="annotations CC BY 4.0; the images under Flickr terms of use, each with a licence of its own",
-        size="118287 + 5000 images of up to 640x640, 20.4 GB to download",
-        splits=tuple(_FOLDERS),
-        tasks=("detection", "instance"),
-        classes=CLASSES,
+        size="118287 + 5000 images of up to 640x640, 20.4 GB to download", splits=tuple(_FOLDERS),
+        tasks=("detection", "instance"), classes=CLASSES,
         checksum=", ".join(f"{archive.checksum} ({name})" for name, archive in ARCHIVES.items()),
-    )
+    )  # fmt: skip
     counts: ClassVar[dict[str, tuple[int, int]]] = {"train": (118_287, 860_001), "val": (5_000, 36_781)}
     folder = "coco"
     folders: ClassVar[dict[str, str]] = _FOLDERS

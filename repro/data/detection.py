@@ -29,10 +29,8 @@ def fit_boxes(sample: Sample, size: tuple[int, int], max_boxes: int) -> dict[str
     kept = sample.learned()
     count = int(kept.sum())
     if count > max_boxes:
-        raise ReproError(
-            f"{sample.image_id} has {count} objects, more than the {max_boxes} boxes of a record",
-            f"set the network's option max_boxes to {count} or more",
-        )
+        problem = f"{sample.image_id} has {count} objects, more than the {max_boxes} boxes of a record"
+        raise ReproError(problem, f"set the network's option max_boxes to {count} or more")
     boxes, classes = np.zeros((max_boxes, 4), "float32"), np.full(max_boxes, -1, "int32")
     boxes[:count] = rescale(sample.boxes[kept], original, record["valid_size"])
     classes[:count] = sample.classes[kept]

@@ -21,12 +21,9 @@ _FOLDER = "Semantic segmentation dataset"
 _AGAIN = f"fetch the folder {_FOLDER} again"
 # in the order of the data set's page; the colours are those of the masks
 _CLASSES = (
-    ("building", (0x3C, 0x10, 0x98)),
-    ("land", (0x84, 0x29, 0xF6)),
-    ("road", (0x6E, 0xC1, 0xE4)),
-    ("vegetation", (0xFE, 0xDD, 0x3A)),
-    ("water", (0xE2, 0xA9, 0x29)),
-)
+    ("building", (0x3C, 0x10, 0x98)), ("land", (0x84, 0x29, 0xF6)), ("road", (0x6E, 0xC1, 0xE4)),
+    ("vegetation", (0xFE, 0xDD, 0x3A)), ("water", (0xE2, 0xA9, 0x29)),
+)  # fmt: skip
 _UNLABELED = (0x9B, 0x9B, 0x9B)
 _UNDRAWN = (0, 0, 0)
 _TITLES = {"Building", "Land (unpaved area)", "Road", "Vegetation", "Water", "Unlabeled"}
@@ -59,19 +56,14 @@ class Dubai(PairFolder):
     counts: ClassVar[dict[str, int]] = {split: _IMAGES_PER_TILE * len(tiles) for split, tiles in _TILES.items()}
     encoding = "JPEG"
     info = Info(
-        name="dubai",
-        title="Dubai from above, 5 classes, 'Unlabeled' as void, whole tiles kept apart",
+        name="dubai", title="Dubai from above, 5 classes, 'Unlabeled' as void, whole tiles kept apart",
         source="https://www.kaggle.com/datasets/humansintheloop/semantic-segmentation-of-aerial-imagery",
-        version="2020",
-        licence="CC0-1.0",
-        size="72 images of 509x544 to 1817x2061, 31 MB",
-        splits=tuple(_TILES),
-        tasks=("segmentation",),
-        semantic_classes=tuple(name for name, _ in _CLASSES),
+        version="2020", licence="CC0-1.0", size="72 images of 509x544 to 1817x2061, 31 MB", splits=tuple(_TILES),
+        tasks=("segmentation",), semantic_classes=tuple(name for name, _ in _CLASSES),
         palette=tuple(colour for _, colour in _CLASSES),
         manual=f"unpack Kaggle's humansintheloop/semantic-segmentation-of-aerial-imagery (folder '{_FOLDER}') into the "
         "data folder",
-    )
+    )  # fmt: skip
 
     def prepare(self) -> None:
         """Check that every image has its mask and the other way round, and that the classes are the known ones.

@@ -24,10 +24,8 @@ def median_frequency_weights(dataset: Any, split: str, num_classes: int) -> tupl
         sample = dataset.sample(split, index)
         counts = np.bincount(sample.semantic[sample.semantic != VOID], minlength=num_classes)
         if len(counts) > num_classes:
-            raise ReproError(
-                f"{sample.image_id} of {split} has label {len(counts) - 1}",
-                f"{num_classes} classes are 0..{num_classes - 1}",
-            )
+            problem = f"{sample.image_id} of {split} has label {len(counts) - 1}"
+            raise ReproError(problem, f"{num_classes} classes are 0..{num_classes - 1}")
         pixels += counts
         around[counts > 0] += counts.sum()
     present = pixels > 0

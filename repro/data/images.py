@@ -167,14 +167,12 @@ def _check_kind(image: Image.Image, name: str, modes: tuple[str, ...], wanted: s
 
 
 def _check_page(image: Image.Image, path: Path, number: int, pages: list[np.ndarray]) -> None:
+    name, size = f"page {number + 1} of {path}", (image.height, image.width)
     if image.mode != "L":
-        raise ReproError(f"page {number + 1} of {path} has pixels of mode {image.mode}", "convert it to 8-bit grey")
-    if pages and pages[0].shape != (image.height, image.width):
-        first, this = pages[0].shape, (image.height, image.width)
-        raise ReproError(
-            f"page {number + 1} of {path} is {this[0]}x{this[1]}, page 1 is {first[0]}x{first[1]} (height x width)",
-            "fetch it again",
-        )
+        raise ReproError(f"{name} has pixels of mode {image.mode}", "convert it to 8-bit grey")
+    if pages and pages[0].shape != size:
+        first, this = (f"{height}x{width}" for height, width in (pages[0].shape, size))
+        raise ReproError(f"{name} is {this}, page 1 is {first} (height x width)", "fetch it again")
 
 
 def read_bytes(path: Path) -> bytes:

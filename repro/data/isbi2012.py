@@ -37,21 +37,15 @@ class Isbi2012(Folder):
 
     folder = "ISBI2012"
     info = Info(
-        name="isbi2012",
-        title="ISBI 2012 neuronal membranes, cross-validated over the 30 labelled slices",
-        source="https://imagej.net/events/isbi-2012-segmentation-challenge",
-        version="2012",
+        name="isbi2012", title="ISBI 2012 neuronal membranes, cross-validated over the 30 labelled slices",
+        source="https://imagej.net/events/isbi-2012-segmentation-challenge", version="2012",
         licence="for generating or testing non-commercial segmentation software; cite Cardona et al. (2010)",
-        size="30 slices of 512x512, 8 MB",
-        splits=("train", "val", "test"),
-        tasks=("segmentation",),
-        semantic_classes=("membrane", "cell"),
-        palette=((0, 0, 0), (255, 255, 255)),
+        size="30 slices of 512x512, 8 MB", splits=("train", "val", "test"), tasks=("segmentation",),
+        semantic_classes=("membrane", "cell"), palette=((0, 0, 0), (255, 255, 255)),
         manual="copy train-volume.tif and train-labels.tif of imagej.net's ISBI 2012 challenge into the folder "
         "ISBI2012 of the data folder",
-        channels=1,
-        segments_class=1,
-    )
+        channels=1, segments_class=1,
+    )  # fmt: skip
 
     def __init__(self, *, folds: int = 5, fold: int = 0, weight_map: bool = False) -> None:
         possible = [n for n in range(2, SLICES + 1) if SLICES % n == 0 and SLICES // n >= VAL_SLICES]

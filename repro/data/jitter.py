@@ -35,16 +35,9 @@ class Jitter:
     `letterbox`. Raises ReproError for options out of range."""
 
     def __init__(
-        self,
-        seed: int,
-        flip: bool = False,
-        scale: float = 0.2,
-        shift: float = 0.2,
-        saturation: float = 1.5,
-        exposure: float = 1.5,
-        hue: float = 0.0,
-        size: int | None = None,
-    ) -> None:
+        self, seed: int, flip: bool = False, scale: float = 0.2, shift: float = 0.2, saturation: float = 1.5,
+        exposure: float = 1.5, hue: float = 0.0, size: int | None = None,
+    ) -> None:  # fmt: skip
         for label, value, low, high in (
             ("scale", scale, 0, 0.9), ("shift", shift, 0, 0.5), ("hue", hue, 0, 0.5),
             ("saturation", saturation, 1, 100), ("exposure", exposure, 1, 100), ("size", size or 1, 1, math.inf),

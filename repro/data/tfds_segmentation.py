@@ -36,9 +36,6 @@ class TfdsSegmentation(TfdsDataset):
         semantic = to_classes(numbers, self.lookup, f"the mask of {name}", self._cure())
         return Sample(image_id, pixels, semantic=semantic)
 
-    def _class_names(self) -> Sequence[str]:
-        return self.info.semantic_classes
-
 
 class OxfordPets(TfdsSegmentation):
     """The Oxford-IIIT pets (Parkhi et al., 2012) with their trimaps, as TensorFlow's segmentation tutorial uses them.
@@ -62,19 +59,14 @@ class OxfordPets(TfdsSegmentation):
         "https://thor.robots.ox.ac.uk/~vgg/data/pets/annotations.tar.gz",
     )
     info = Info(
-        name="oxford_iiit_pet",
-        title="Oxford-IIIT Pet, trimaps",
-        source="https://www.robots.ox.ac.uk/~vgg/data/pets through TensorFlow Datasets",
-        version="4.0.0",
-        licence="CC BY-SA 4.0; the images remain their owners'",
-        size="3312 + 368 + 3669 images, 0.81 GB to download",
-        splits=tuple(stored),
-        tasks=("segmentation",),
-        semantic_classes=("pet", "background", "border"),
+        name="oxford_iiit_pet", title="Oxford-IIIT Pet, trimaps",
+        source="https://www.robots.ox.ac.uk/~vgg/data/pets through TensorFlow Datasets", version="4.0.0",
+        licence="CC BY-SA 4.0; the images remain their owners'", size="3312 + 368 + 3669 images, 0.81 GB to download",
+        splits=tuple(stored), tasks=("segmentation",), semantic_classes=("pet", "background", "border"),
         palette=((128, 0, 0), (0, 0, 0), (224, 224, 192)),
         checksum="67195c5e1c01f1ab5f9b6a5d22b8c27a580d896ece458917e61d459337fa318d (images), "
         "52425fb6de5c424942b7626b428656fcbd798db970a937df61750c0f1d358e91 (annotations)",
-    )
+    )  # fmt: skip
 
     def _part(self, split: str, records: Sequence[dict[str, Any]]) -> Any:
         if split == "test":
@@ -125,16 +117,12 @@ class Cityscapes(TfdsSegmentation):
     disk_bytes = 24_000_000_000
     archives = ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip")
     info = Info(
-        name="cityscapes",
-        title="Cityscapes, fine annotations, 19 classes",
-        source="https://www.cityscapes-dataset.com through TensorFlow Datasets",
-        version="1.0.0",
+        name="cityscapes", title="Cityscapes, fine annotations, 19 classes",
+        source="https://www.cityscapes-dataset.com through TensorFlow Datasets", version="1.0.0",
         licence="Cityscapes terms of use: non-commercial research and education",
-        size="2975 + 500 images of 1024x2048, 11.8 GB to fetch",
-        splits=tuple(stored),
-        tasks=("segmentation",),
+        size="2975 + 500 images of 1024x2048, 11.8 GB to fetch", splits=tuple(stored), tasks=("segmentation",),
         semantic_classes=tuple(name for name, _, _ in _CITYSCAPES),
         palette=tuple(colour for _, _, colour in _CITYSCAPES),
         manual="register at cityscapes-dataset.com and put leftImg8bit_trainvaltest.zip and "
         "gtFine_trainvaltest.zip into tensorflow_datasets/downloads/manual of the data folder",
-    )
+    )  # fmt: skip

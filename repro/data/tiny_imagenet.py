@@ -84,17 +84,11 @@ class TinyImageNet(Folder):
     archive = ARCHIVE
     counts: ClassVar[dict[str, int]] = {"train": 100_000, "val": 10_000}
     info = Info(
-        name="tiny_imagenet",
-        title="Tiny ImageNet",
-        source=ARCHIVE.url,
-        version="tiny-imagenet-200",
+        name="tiny_imagenet", title="Tiny ImageNet", source=ARCHIVE.url, version="tiny-imagenet-200",
         licence="ImageNet terms of access: non-commercial research and education",
-        size="100000 + 10000 images of 64x64, 0.25 GB to download",
-        splits=tuple(counts),
-        tasks=("classification",),
-        classes=tuple(_NAMES.values()),
-        checksum=ARCHIVE.checksum,
-    )
+        size="100000 + 10000 images of 64x64, 0.25 GB to download", splits=tuple(counts), tasks=("classification",),
+        classes=tuple(_NAMES.values()), checksum=ARCHIVE.checksum,
+    )  # fmt: skip
 
     def official(self, split: str) -> tuple[bool, str]:
         """Whether the split has the published number of images of each class, the first of each a JPEG of 64x64.

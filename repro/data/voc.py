@@ -182,26 +182,17 @@ def _merge(part: Part, target: Path, packed: Path) -> None:
 
 _SITE = "http://host.robots.ox.ac.uk/pascal/VOC"
 _VOC2007_TRAINVAL = Archive(
-    dataset="voc2007",
-    url=f"{_SITE}/voc2007/VOCtrainval_06-Nov-2007.tar",
-    size=460_032_000,
-    unpacked=500_000_000,
+    dataset="voc2007", url=f"{_SITE}/voc2007/VOCtrainval_06-Nov-2007.tar", size=460_032_000, unpacked=500_000_000,
     checksum="sha256:7d8cd951101b0957ddfd7a530bdc8a94f06121cfc1e511bb5937e973020c7508",
-)
+)  # fmt: skip
 _VOC2007_TEST = Archive(
-    dataset="voc2007",
-    url=f"{_SITE}/voc2007/VOCtest_06-Nov-2007.tar",
-    size=451_020_800,
-    unpacked=490_000_000,
+    dataset="voc2007", url=f"{_SITE}/voc2007/VOCtest_06-Nov-2007.tar", size=451_020_800, unpacked=490_000_000,
     checksum="sha256:6836888e2e01dca84577a849d339fa4f73e1e4f135d312430c4856b5609b4892",
-)
+)  # fmt: skip
 _BCCD = Archive(
-    dataset="bccd",
-    url="https://github.com/Shenggan/BCCD_Dataset/archive/v1.0/BCCD_Dataset-1.0.zip",
-    size=7_875_205,
-    unpacked=12_000_000,
-    checksum="sha256:97af5cc16d14d293fcb3c82a8f66e49b0339a8d0abd8e9508e0feeb4911caa1f",
-)
+    dataset="bccd", url="https://github.com/Shenggan/BCCD_Dataset/archive/v1.0/BCCD_Dataset-1.0.zip", size=7_875_205,
+    unpacked=12_000_000, checksum="sha256:97af5cc16d14d293fcb3c82a8f66e49b0339a8d0abd8e9508e0feeb4911caa1f",
+)  # fmt: skip
 
 
 class Voc2007(VocFolder):
@@ -215,17 +206,11 @@ class Voc2007(VocFolder):
     counts: ClassVar[dict[str, int]] = {"train": 2501, "val": 2510, "trainval": 5011, "test": 4952}
     longest_side = 500
     info = Info(
-        name="voc2007",
-        title="PASCAL VOC 2007, detection",
-        source=f"{_SITE}/voc2007",
-        version="06-Nov-2007",
-        licence=_LICENCE,
-        size="5011 + 4952 images of up to 500x500, 0.91 GB to download",
-        splits=tuple(counts),
-        tasks=("detection",),
-        classes=CLASSES,
+        name="voc2007", title="PASCAL VOC 2007, detection", source=f"{_SITE}/voc2007", version="06-Nov-2007",
+        licence=_LICENCE, size="5011 + 4952 images of up to 500x500, 0.91 GB to download", splits=tuple(counts),
+        tasks=("detection",), classes=CLASSES,
         checksum=f"{_VOC2007_TRAINVAL.checksum} (trainval), {_VOC2007_TEST.checksum} (test)",
-    )
+    )  # fmt: skip
 
 
 class Voc2012(VocFolder):
@@ -236,17 +221,10 @@ class Voc2012(VocFolder):
     counts: ClassVar[dict[str, int]] = {"train": 5717, "val": 5823, "trainval": 11540}
     longest_side = 500
     info = Info(
-        name="voc2012",
-        title="PASCAL VOC 2012, detection",
-        source=f"{_SITE}/voc2012",
-        version="11-May-2012",
-        licence=_LICENCE,
-        size="5717 + 5823 images of up to 500x500, 2.0 GB to download",
-        splits=tuple(counts),
-        tasks=("detection",),
-        classes=CLASSES,
-        checksum=Voc2012Seg.archive.checksum,
-    )
+        name="voc2012", title="PASCAL VOC 2012, detection", source=f"{_SITE}/voc2012", version="11-May-2012",
+        licence=_LICENCE, size="5717 + 5823 images of up to 500x500, 2.0 GB to download", splits=tuple(counts),
+        tasks=("detection",), classes=CLASSES, checksum=Voc2012Seg.archive.checksum,
+    )  # fmt: skip
 
 
 class Bccd(VocFolder):
@@ -257,14 +235,7 @@ class Bccd(VocFolder):
     counts: ClassVar[dict[str, int]] = {"train": 205, "val": 87, "trainval": 292, "test": 72}
     longest_side = 640
     info = Info(
-        name="bccd",
-        title="BCCD, blood cells",
-        source="https://github.com/Shenggan/BCCD_Dataset",
-        version="1.0",
-        licence="MIT",
-        size="205 + 87 + 72 images of 480x640, 8 MB to download",
-        splits=tuple(counts),
-        tasks=("detection",),
-        classes=("RBC", "WBC", "Platelets"),
-        checksum=_BCCD.checksum,
-    )
+        name="bccd", title="BCCD, blood cells", source="https://github.com/Shenggan/BCCD_Dataset", version="1.0",
+        licence="MIT", size="205 + 87 + 72 images of 480x640, 8 MB to download", splits=tuple(counts),
+        tasks=("detection",), classes=("RBC", "WBC", "Platelets"), checksum=_BCCD.checksum,
+    )  # fmt: skip

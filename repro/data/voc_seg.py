@@ -28,27 +28,19 @@ class Voc2012Seg(PairFolder):
 
     folder = "VOCdevkit/VOC2012"
     archive = Archive(
-        dataset="voc2012_seg",
-        url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
-        size=1_999_639_040,
-        unpacked=2_100_000_000,
+        dataset="voc2012_seg", url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+        size=1_999_639_040, unpacked=2_100_000_000,
         checksum="sha256:e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
-    )
+    )  # fmt: skip
     counts: ClassVar[dict[str, int]] = {"train": 1464, "val": 1449}
     encoding = "JPEG"
     longest_side = 500  # in every VOC release since 2007
     info = Info(
-        name="voc2012_seg",
-        title="PASCAL VOC 2012, segmentation",
-        source=archive.url,
-        version="11-May-2012",
+        name="voc2012_seg", title="PASCAL VOC 2012, segmentation", source=archive.url, version="11-May-2012",
         licence="Flickr terms of use; the authors ask for a citation (Everingham et al., 2015)",
-        size="1464 + 1449 images of up to 500x500, 2.0 GB to download",
-        splits=tuple(counts),
-        tasks=("segmentation",),
-        semantic_classes=_CLASSES,
-        checksum=archive.checksum,
-    )
+        size="1464 + 1449 images of up to 500x500, 2.0 GB to download", splits=tuple(counts), tasks=("segmentation",),
+        semantic_classes=_CLASSES, checksum=archive.checksum,
+    )  # fmt: skip
 
     def sample(self, split: str, index: int) -> Sample:
         """Image uint8 [H,W,3] and semantic uint8 [H,W] with 0..20 and VOID.

@@ -17,21 +17,11 @@ from repro.experiments.kind import Kind, is_generated, of_kind
 from repro.records.result import Result
 from repro.records.run import Outcome, Progress, Run, dataset_of
 from repro.records.settings import Data
+from repro.report import pooling
 from repro.report.cost import newest_pools
 from repro.report.figures import COLOURS, Picture
-from repro.report.pooling import (
-    CODE,
-    SCALES,
-    Estimate,
-    Pool,
-    data_title,
-    estimate,
-    heading,
-    pool,
-    protocol_notes,
-    size_text,
-)
-from repro.report.render import Row, Section, TableInfo, columns
+from repro.report.pooling import CODE, Estimate, Pool, data_title, estimate, heading, size_text
+from repro.report.render import Row, Section, TableInfo, columns, fixed
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
@@ -102,7 +92,7 @@ class Anchors(Kind, tag="anchors"):
     @classmethod
     def sections(cls, results: Sequence[Result]) -> dict[str, list[Section]]:
         """The average IoU for each k beside the paper's, and the centres, for every data set."""
-        pools = sorted(_pools(results), key=lambda entry: SCALES.index(entry.first.scale))
+        pools = sorted(_pools(results), key=lambda entry: pooling.SCALES.index(entry.first.scale))
         return {"anchors": [section for entry in pools for section in _sections(entry)]}
 
     @classmethod
@@ -168,10 +158,7 @@ def box_sizes(dataset: Any, data: Data, canvas: tuple[int, int], progress: Calla
         sample = dataset.sample(data.train, index)
         if sample.boxes is None:
             break
-        kept = np.ones(len(sample.boxes), bool)
-        for flags in (sample.difficult, sample.crowd):
-            kept &= True if flags is None else ~flags
-        boxes = sample.boxes[kept].astype("float64")
+        boxes = sample.boxes[sample.learned()].astype("float64")
         sides = boxes[:, 2:] - boxes[:, :2]
         sides = sides[(sides > 0).all(axis=1)]
         original = np.asarray(sample.image.shape[:2], "float64")
@@ -191,7 +178,7 @@ def _pools(results: Sequence[Result]) -> list[Pool]:
         data = (r.dataset.name, r.dataset.split, r.dataset.fingerprint, r.dataset.official)
         return (r.scale, r.experiment, *data, r.config_hash, tuple(sorted(r.versions.items())))
 
-    return pool(of_kind(results, Anchors), key)
+    return pooling.pool(of_kind(results, Anchors), key)
 
 
 def _sections(entry: Pool) -> list[Section]:
@@ -201,7 +188,7 @@ def _sections(entry: Pool) -> list[Section]:
     title = heading(first.scale, f"{data_title(first)}, {first.dataset.split}")
     rows = [_iou_row(entry, k, "k-means") for k in sorted(map(int, first.metrics["clusters"]))]
     rows.append(_iou_row(entry, first.metrics["hand_picked"]["count"], "hand"))
-    notes = (*protocol_notes([entry], "K"), *_printed_note())
+    notes = (*pooling.protocol_notes([entry], "K"), *_printed_note())
     return [Section(title, shown, tuple(rows), notes), *_centre_sections(entry, title)]
 
 
@@ -218,17 +205,11 @@ def _iou_row(entry: Pool, k: int, by: str) -> Row:
         fitted, stretched = _averages(entry, k), _averages(entry, k, "average_iou_stretched")
         printed = _printed_iou(_PRINTED_IOU.get(k, ""), first)
     cells = {
-        "id": entry.row_id("K"),
-        "k": str(k),
-        "by": "hand-picked, Faster R-CNN" if by == "hand" else "k-means",
-        "input": size_text(first.input_size),
-        "boxes": f"{first.metrics['boxes']:,d}",
-        "seeds": str(len(entry.seeds)),
-        "fitted": fitted.percent() if fitted else "",
-        "stretched": stretched.percent() if stretched else "",
-        "paper": "" if printed is None else f"{printed:g}",
-        "code": "stale" if entry.code == "stale" else "",
-    }
+        "id": entry.row_id("K"), "k": str(k), "by": "hand-picked, Faster R-CNN" if by == "hand" else "k-means",
+        "input": size_text(first.input_size), "boxes": f"{first.metrics['boxes']:,d}", "seeds": str(len(entry.seeds)),
+        "fitted": fitted.percent() if fitted else "", "stretched": stretched.percent() if stretched else "",
+        "paper": fixed(printed, "g"), "code": "stale" if entry.code == "stale" else "",
+    }  # fmt: skip
     values = {
         "experiment": first.experiment, "dataset": first.dataset.name, "dataset_split": first.dataset.split,
         "scale": first.scale, "canvas": cells["input"], "boxes": first.metrics["boxes"], "k": k, "by": by,

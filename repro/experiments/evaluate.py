@@ -40,7 +40,6 @@ class Evaluate(Kind, tag="evaluate"):
 
         tf32, task, split = backend.set_precision(self.precision), self.task, self.data.test
         dataset = open_dataset(self.data.name, **self.data.options)
-        dataset.prepare()
         names = task.class_names(dataset.info)
         known = self.network.num_classes or len(names)
         sigmoid = isinstance(task, Segmentation) and (known, len(names)) == (1, 2)  # it tells two classes apart
@@ -49,6 +48,7 @@ class Evaluate(Kind, tag="evaluate"):
                 f"{self.weights} tells {known} classes apart, {self.data.name} has {len(names)}",
                 "score it on the data set it was trained for",
             )
+        dataset.prepare()
         records = task.scored_records(self.network, self.data, dataset, split)
         predictor = task.predictor(self.network, self.data, len(names), dataset.info.channels)
         if self.weights.endswith(OFFICIAL):

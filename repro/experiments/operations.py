@@ -2,7 +2,7 @@
 are compared, and a section of the peers' table for each."""
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -10,12 +10,12 @@ import msgspec
 import numpy as np
 
 from repro import backend
-from repro.engine.bench import prepare
 from repro.engine.timing import PROTOCOL, measure
 from repro.errors import unknown_name
-from repro.experiments.kind import Kind, of_kind
-from repro.records.result import Result, Timing, Xla
-from repro.records.run import Outcome, Progress, Run
+from repro.experiments.kind import of_kind
+from repro.experiments.timed import Timed
+from repro.records.result import Result, Timing
+from repro.records.run import Progress
 from repro.report import pooling
 from repro.report.cards import recorded, repetitions, scale_sections
 from repro.report.pooling import CODE, OF_TIMES, SETUP, Pool, pooled_timing, spread, timing_text
@@ -40,14 +40,14 @@ _PEERS = {
 }
 
 
-class Operations(Kind):
+class Operations(Timed):
     """`sizes`: of the inputs, those of the papers where none is given.
 
     SUBJECT and TITLE name the operation; SIZES are all its sizes. WHY a peer may be faster, by the first word of the
     case and the peer, is said only where it is. OTHER are peers that compute something else, and why they are timed."""
 
     RESULT: ClassVar[str] = "peer"
-    SUBJECT: ClassVar[str]
+    TABLE: ClassVar[str] = "peers"
     TITLE: ClassVar[str]
     SIZES: ClassVar[Mapping[str, Any]]
     WHY: ClassVar[Mapping[tuple[str, str], str]] = {}
@@ -56,18 +56,6 @@ class Operations(Kind):
     LAST: ClassVar[tuple[Column, ...]] = columns("agreement")
 
     sizes: dict[str, Any] = msgspec.field(default_factory=dict)
-    precision: str = "float32"
-    warmup: int = 10
-    repetitions: int = 50
-    seconds: float = 60.0
-
-    def subject(self) -> str:
-        """The operation."""
-        return self.SUBJECT
-
-    def table(self) -> str:
-        """That of all peers."""
-        return "peers"
 
     def all_sizes(self) -> dict[str, Any]:
         """The sizes with those of the papers where none is given. Raises ReproError for one that there is not."""
@@ -76,16 +64,11 @@ class Operations(Kind):
                 raise unknown_name(f"size of {self.SUBJECT}", name, self.SIZES)
         return {**self.SIZES, **self.sizes}
 
-    def run(self, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
+    def measure(self, progress: Progress) -> dict[str, Any]:
         """Compare and time every case. Raises ReproError for a size that there is not."""
-        tf32, sizes = prepare(self.precision), self.all_sizes()
-        for _ in runs:
-            found = Comparison(self)
-            fields = {"scale": "smoke" if self.sizes else "paper", "xla": Xla(requested=True, used=True)}
-            fields |= self.compare(found, sizes, progress)
-            peak = round(backend.peak_memory_mib(), 1)
-            metrics = found.metrics() | fields.pop("metrics", {})
-            yield Outcome(metrics=metrics, timings=found.timings, tf32=tf32, peak_memory_mib=peak, **fields)
+        found = Comparison(self)
+        fields = {"scale": "smoke" if self.sizes else "paper"} | self.compare(found, self.all_sizes(), progress)
+        return fields | {"metrics": found.metrics() | fields.get("metrics", {}), "timings": found.timings}
 
     def compare(self, found: "Comparison", sizes: dict[str, Any], progress: Progress) -> dict[str, Any]:
         """Go through the cases; the other fields of the outcome."""
@@ -204,8 +187,7 @@ def _peers(entry: Pool, case: str) -> list[str]:
     """Who was timed beside us, as ordered in `_PEERS`; nobody ("") where all are absent."""
     timed = {name for result in entry.results for name in result.timings if name.startswith(f"{case}.")}
     peers = {name.removeprefix(f"{case}.") for name in timed} - {"ours"}
-    order = {name: index for index, name in enumerate(_PEERS)}
-    return sorted(peers, key=lambda peer: (order.get(peer, len(order)), peer)) or [""]
+    return [*(peer for peer in _PEERS if peer in peers), *sorted(peers - _PEERS.keys())] or [""]
 
 
 def _slower(entry: Pool, rows: Sequence[Row]) -> list[str]:

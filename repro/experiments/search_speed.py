@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from repro.data.base import Sample
 from repro.data.catalog import open_dataset
 from repro.engine.timing import summary
 from repro.experiments.operations import Comparison, Operations
@@ -30,6 +29,7 @@ class SearchSpeed(Operations, tag="search_speed", kw_only=True):
     """Time selective search in fast mode on the first `images` of the test split."""
 
     SUBJECT: ClassVar[str] = "selective_search"
+    MODULES: ClassVar[tuple[str, ...]] = ("proposals.selective_search", "metrics.detection")
     TITLE: ClassVar[str] = "Selective search"
     SIZES: ClassVar[dict[str, Any]] = {"width": 500, "boxes": 2000, "min_side": 20}
     WHY: ClassVar[dict[tuple[str, str], str]] = {("selective", "opencv"): _SEGMENTED}
@@ -41,10 +41,6 @@ class SearchSpeed(Operations, tag="search_speed", kw_only=True):
 
     data: Data
     images: int = 40
-
-    def modules(self) -> tuple[str, ...]:
-        """The search, and the recall."""
-        return (*super().modules(), "proposals.selective_search", "metrics.detection")
 
     def compare(self, found: Comparison, sizes: dict[str, Any], progress: Progress) -> dict[str, Any]:
         """Image by image on one thread each; ours goes on alone where OpenCV has no selective search."""
@@ -72,7 +68,7 @@ class SearchSpeed(Operations, tag="search_speed", kw_only=True):
                 search(dataset.sample(split, 0).image)
             for index in range(number):
                 sample = dataset.sample(split, index)
-                truths.append(_truth(sample))
+                truths.append(sample.truth())
                 for who, search in searches.items():
                     started = time.perf_counter()
                     boxes[who].append(search(sample.image))
@@ -101,23 +97,13 @@ class SearchSpeed(Operations, tag="search_speed", kw_only=True):
         for who, name in (("ours", "ours"), ("peer", peer)):
             recalls = recorded(entry, "recall", name)
             for threshold in ("0.5", "0.7"):
-                share = _mean([run[threshold] for run in recalls if run.get(threshold) is not None])
+                shares = [run[threshold] for run in recalls if run.get(threshold) is not None]
+                share = statistics.fmean(shares) if shares else None
                 row.cells[f"{who}_{threshold}"] = fixed(share and 100 * share, ".1f")
                 row.values[f"{who}_recall_{threshold}"] = share
-            row.values[f"{who}_boxes"] = count = _mean(recorded(entry, "boxes", name))
-            row.cells[f"{who}_boxes"] = fixed(count, ".0f")
+            counts = recorded(entry, "boxes", name)
+            row.put(f"{who}_boxes", statistics.fmean(counts) if counts else None, ".0f")
         return row
-
-
-def _mean(values: list[float]) -> float | None:
-    return statistics.fmean(values) if values else None
-
-
-def _truth(sample: Sample) -> dict[str, np.ndarray]:
-    none = np.zeros(len(sample.classes), bool)
-    flags = {"difficult": sample.difficult, "crowd": sample.crowd}
-    flags = {name: none if value is None else value for name, value in flags.items()}
-    return {"boxes": sample.boxes, "classes": sample.classes, **flags}
 
 
 def _recalls(boxes: dict[str, list[np.ndarray]], truths: list[dict[str, np.ndarray]], most: int) -> dict[str, Any]:

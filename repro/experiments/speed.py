@@ -1,74 +1,60 @@
 """How long a network takes: eager, traced and compiled; forward and training; one image and the best batch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from repro import backend, facts, registry
-from repro.engine.bench import best_throughput, prepare
+from repro.engine.bench import best_throughput
 from repro.engine.timing import PROTOCOL, bind, measure
-from repro.experiments.kind import Kind, of_kind
+from repro.experiments.kind import of_kind
+from repro.experiments.timed import Timed
 from repro.records.result import Result, Xla
-from repro.records.run import Outcome, Progress, Run
+from repro.records.run import Progress
 from repro.records.settings import Network
 from repro.report import pooling
 from repro.report.cards import SPEED, headline_row, ratio_of, repetitions, speed_row
-from repro.report.headline import best_pools
-from repro.report.render import Row, Section, TableInfo, columns, fixed, number
+from repro.report.readme import best_pools
+from repro.report.render import Row, Section, TableInfo, columns, number
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
+_CAPTION = (
+    "Times are medians over n repetitions after warm-up, with the 5th to 95th percentile in parentheses; the device is "
+    "synchronised, and compile time is measured apart. Rows pool machines with the same accelerator (or CPU) and "
+    "driver, never another: median of the runs' medians, lowest p5, highest p95. Latency is one forward pass. Eager "
+    "runs operation by operation, graph is `tf.function`, XLA is one compiled program; JAX has no graph mode, so that "
+    "these cells stay open. Scale `paper` is the whole network at its paper's input size."
+)
 _LETTER = "X"
 _INFERENCE = columns(
     *SPEED, "batch*", "latency.eager:eager ms", "latency.graph:graph ms", "latency.xla:XLA ms", "n",
-    "speedup:graph/XLA", "compile.graph:graph compile s", "compile.xla:XLA compile s", "throughput:XLA images/s",
-    "memory:peak MiB",
+    "speedup_graph_over_xla:graph/XLA", "compile.graph:graph compile s", "compile.xla:XLA compile s",
+    "throughput:XLA images/s", "memory_mib:peak MiB",
 )  # fmt: skip
 _TRAINING = columns(
     *SPEED, "train_batch:batch*", "train_step.graph:graph step ms", "train_step.xla:XLA step ms", "step_n:n",
-    "step_speedup:graph/XLA", "compile_train.graph:graph compile s", "compile_train.xla:XLA compile s",
-    "step_memory:peak MiB",
+    "step_speedup_graph_over_xla:graph/XLA", "compile_train.graph:graph compile s", "compile_train.xla:XLA compile s",
+    "step_memory_mib:peak MiB",
 )  # fmt: skip
 
 
-class Speed(Kind, tag="speed"):
+class Speed(Timed, tag="speed", kw_only=True):
     """Time a network with random weights: forward pass and train step, by mode, and the best batch."""
 
-    RESULT: ClassVar[str] = "speed"
-    TABLES: ClassVar[tuple[TableInfo, ...]] = (
-        TableInfo(
-            "xla",
-            "Eager, graph and XLA",
-            (
-                "Times are medians over n repetitions after warm-up, with the 5th to 95th percentile in "
-                "parentheses; the device is synchronised, and compile time is measured apart. Rows pool machines "
-                "with the same accelerator (or CPU) and driver, never another: median of the runs' medians, lowest "
-                "p5, highest p95. Latency is one forward pass. Eager runs operation by operation, graph is "
-                "`tf.function`, XLA is one compiled program; JAX has no graph mode, so that these cells stay open. "
-                "Scale `paper` is the whole network at its paper's input size.",
-            ),
-        ),
-    )
+    TABLES: ClassVar[tuple[TableInfo, ...]] = (TableInfo("xla", "Eager, graph and XLA", (_CAPTION,)),)
 
     network: Network
-    precision: str = "float32"
     modes: tuple[str, ...] = ("eager", "graph", "xla")
     batches: tuple[int, ...] = (1, 2, 4)
     train_batch: int = 1
-    warmup: int = 10
-    repetitions: int = 50
-    seconds: float = 60.0
 
-    def run(self, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
+    def measure(self, progress: Progress) -> dict[str, Any]:
         """Forward pass, best batch, then train step."""
-        for _ in runs:
-            yield self._time(progress)
-
-    def _time(self, progress: Progress) -> Outcome:
         from repro.tasks.networks import build, inference_part
 
-        tf32, entry = prepare(self.precision), registry.architecture(self.network.name)
+        entry = registry.architecture(self.network.name)
         trained = build(self.network, entry.num_classes, heads="train")
         network = inference_part(trained)
         modes = tuple(mode for mode in self.modes if mode != "graph" or backend.name() == "tensorflow")
@@ -95,7 +81,7 @@ class Speed(Kind, tag="speed"):
         timings |= {f"train_step.{mode}": timing for mode, timing in latency.items()}
         timings |= {f"compile_train.{mode}": timing for mode, timing in compile_cost.items()}
         memory["train"] = backend.peak_memory_mib()
-        return Outcome(
+        return dict(
             scale=self.scale(),
             metrics={
                 "batch": 1,
@@ -104,16 +90,14 @@ class Speed(Kind, tag="speed"):
                 "peak_memory_mib": {name: round(value, 1) for name, value in memory.items()},
                 "num_classes": self.network.num_classes or entry.num_classes,
             },
-            protocol={
-                **PROTOCOL,
+            protocol=PROTOCOL | {
                 "timed region": "uint8-range float images on the device to class scores; the train step also copies "
                 "its batch to the device and reads the loss",
             },
             timings=timings,
-            tf32=tf32,
             xla=Xla(requested=True, used="xla" in modes),
             peak_memory_mib=round(memory["train"], 1),
-        )
+        )  # fmt: skip
 
     def _train_step(self, network: Any, mode: str) -> Callable[[], Any]:
         """One SGD step on a random batch, compiled or only traced."""
@@ -177,23 +161,20 @@ def _row(entry: pooling.Pool) -> Row:
     compiles = [f"{kind}.{mode}" for kind in ("compile", "compile_train") for mode in ("graph", "xla")]
     row, timings = speed_row(entry, _LETTER, ("latency.eager", *forward, *step, *compiles, "throughput.xla"))
     metrics = entry.first.metrics
-    row.cells |= {name: str(metrics.get(name, default)) for name, default in (("batch", 1), ("train_batch", ""))}
-    row.cells["n"] = repetitions(timings[name] for name in ("latency.eager", *forward))
-    row.cells["step_n"] = repetitions(timings[name] for name in step)
+    row.cells |= {
+        "batch": str(metrics.get("batch", 1)), "train_batch": str(metrics.get("train_batch", "")),
+        "n": repetitions(timings[name] for name in ("latency.eager", *forward)),
+        "step_n": repetitions(timings[name] for name in step),
+    }  # fmt: skip
     for name, (graph, xla) in (("speedup", forward), ("step_speedup", step)):
-        ratio = ratio_of(timings[graph], timings[xla])
-        row.cells[name] = fixed(ratio, ".2f")
-        row.values[f"{name}_graph_over_xla"] = ratio
+        row.put(f"{name}_graph_over_xla", ratio_of(timings[graph], timings[xla]), ".2f")
     if timings["throughput.xla"]:
         row.cells["throughput"] = f"{number(timings['throughput.xla'].median)} (batch {metrics['throughput_batch']})"
         row.values["throughput_batch"] = metrics["throughput_batch"]
     for name, keys in (("memory", ("latency.xla", "forward")), ("step_memory", ("train_step.xla", "train"))):
         peaks = [r.metrics.get("peak_memory_mib", {}).get(key) for r in entry.results for key in keys]
-        peak = max((value for value in peaks if value), default=None)
-        row.cells[name] = fixed(peak, ".0f")
-        row.values[f"{name}_mib"] = peak
-    peaks = [r.peak_memory_mib for r in entry.results if r.peak_memory_mib]
-    row.values["peak_memory_mib"] = max(peaks, default=None)
+        row.put(f"{name}_mib", max(filter(None, peaks), default=None), ".0f")
+    row.values["peak_memory_mib"] = max((r.peak_memory_mib for r in entry.results if r.peak_memory_mib), default=None)
     return row
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 from repro.experiments.kind import Kind
 from repro.records.result import Result
 from repro.records.run import Outcome, Progress, Run
-from repro.report import accuracy, headline
+from repro.report import accuracy, readme
 from repro.report.figures import Picture
 from repro.report.render import Section, TableInfo
 from repro.tasks import AnyTask
@@ -47,4 +47,4 @@ class Train(Training, Kind, tag="train"):
 
     @classmethod
     def headline(cls, results: Sequence[Result]) -> list[list[str]]:
-        return headline.accuracy_rows(results)
+        return readme.accuracy_rows(results)

@@ -46,10 +46,8 @@ def classification_scores(top1_hits: int, top5_hits: int | None, count: int) -> 
     `top5_hits` is None where the task has fewer than 5 classes, and then `top5` is None; both are None when
     `count` is 0. Raises ReproError when the counts contradict each other."""
     if not 0 <= top1_hits <= (count if top5_hits is None else top5_hits) <= count:
-        raise ReproError(
-            f"top-1 hits {top1_hits}, top-5 hits {top5_hits} of {count} images contradict each other",
-            "count hits over the same images",
-        )
+        problem = f"top-1 hits {top1_hits}, top-5 hits {top5_hits} of {count} images contradict each other"
+        raise ReproError(problem, "count hits over the same images")
     return {
         "top1": int(top1_hits) / int(count) if count else None,
         "top5": int(top5_hits) / int(count) if count and top5_hits is not None else None,

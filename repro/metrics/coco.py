@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from repro.errors import ReproError
-from repro.metrics.detection import checked
+from repro.metrics.detection import Entries, checked
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
@@ -34,10 +34,7 @@ def coco_protocol() -> dict[str, str]:
 
 
 def coco_ap(
-    predictions: Sequence[dict[str, Any]],
-    truths: Sequence[dict[str, Any]],
-    image_sizes: Sequence[tuple[int, int]],
-    num_classes: int,
+    predictions: Entries, truths: Entries, image_sizes: Sequence[tuple[int, int]], num_classes: int
 ) -> dict[str, float | None]:
     """COCO's box AP and AR, as fractions: `ap ap50 ap75 ap_small ap_medium ap_large ar_1 ar_10 ar_100`, each None
     where there is no object to find.
@@ -68,9 +65,8 @@ def areas_of(where: str, given: Any, own: np.ndarray) -> np.ndarray:
 
 
 def coco_scores(
-    detections: Sequence[dict[str, Any]], objects: Sequence[dict[str, Any]], image_sizes: Sequence[tuple[int, int]],
-    num_classes: int, shape: str,
-) -> dict[str, float | None]:  # fmt: skip
+    detections: Entries, objects: Entries, image_sizes: Sequence[tuple[int, int]], num_classes: int, shape: str
+) -> dict[str, float | None]:
     """pycocotools' figures by `NAMES`, None where there is no object to find. `detections` and `objects` of each image
     are what `checked` gives, with `area` and `shape`: "bbox" or "segmentation", as COCO has it, of each.
 
@@ -79,7 +75,7 @@ def coco_scores(
         raise ReproError(f"sizes of {len(image_sizes)} images, truths of {len(objects)}", "give one of each an image")
     images = [{"id": n, "height": int(height), "width": int(width)} for n, (height, width) in enumerate(image_sizes)]
 
-    def index(entries: Sequence[dict[str, Any]], **fields: Any) -> COCO:
+    def index(entries: Entries, **fields: Any) -> COCO:
         """pycocotools' index. Its own `loadRes` fails on an empty list."""
         numbered = []
         for n, entry in enumerate(entries):

@@ -22,6 +22,8 @@ AVERAGE_RECALL_IOUS = np.arange(50, 100, 5) / 100
 PREDICTION_KEYS = ("boxes", "scores", "classes")
 TRUTH_KEYS = ("boxes", "classes", "difficult", "crowd")
 
+Entries = Sequence[dict[str, Any]]  # predictions or truths, one an image
+
 
 class Curve(NamedTuple):
     """Precision over recall of one class: recall, precision and scores float64 [N], by falling score, N detections
@@ -51,11 +53,7 @@ def detection_protocol(eleven_point: bool = False) -> dict[str, str]:
 
 
 def voc_ap(
-    predictions: Sequence[dict[str, Any]],
-    truths: Sequence[dict[str, Any]],
-    num_classes: int,
-    iou_threshold: float = 0.5,
-    eleven_point: bool = False,
+    predictions: Entries, truths: Entries, num_classes: int, iou_threshold: float = 0.5, eleven_point: bool = False
 ) -> dict[str, Any]:
     """Average precision by the rules of VOC, from one prediction and one truth an image (see the module).
 
@@ -70,10 +68,7 @@ def voc_ap(
 
 
 def precision_recall(
-    predictions: Sequence[dict[str, Any]],
-    truths: Sequence[dict[str, Any]],
-    num_classes: int,
-    iou_threshold: float = 0.5,
+    predictions: Entries, truths: Entries, num_classes: int, iou_threshold: float = 0.5
 ) -> list[Curve | None]:
     """Precision over recall of each class, None for one without an object to find; rules of VOCevaldet.m.
 
@@ -130,7 +125,7 @@ def average_precision(curve: Curve, recall_levels: np.ndarray | None = None) -> 
 
 def proposal_recall(
     proposals: Sequence[np.ndarray],
-    truths: Sequence[dict[str, Any]],
+    truths: Entries,
     counts: Sequence[int] = (50, 100, 300, 1000, 2000),
     iou_thresholds: Sequence[float] = (0.5, 0.7),
 ) -> dict[str, Any]:
@@ -180,7 +175,7 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def checked(
-    predictions: Sequence[dict[str, Any]], truths: Sequence[dict[str, Any]], num_classes: int
+    predictions: Entries, truths: Entries, num_classes: int
 ) -> tuple[list[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]:
     """Predictions and truths (see the module) as arrays: boxes and scores float64, classes int64, flags bool.
 

@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from repro.data.masks import run_lengths
 from repro.errors import ReproError
 from repro.metrics.coco import areas_of, coco_scores
-from repro.metrics.detection import box_iou, checked
+from repro.metrics.detection import Entries, box_iou, checked
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
@@ -32,10 +32,7 @@ def instance_protocol() -> dict[str, str]:
 
 
 def coco_mask_ap(
-    predictions: Sequence[dict[str, Any]],
-    truths: Sequence[dict[str, Any]],
-    image_sizes: Sequence[tuple[int, int]],
-    num_classes: int,
+    predictions: Entries, truths: Entries, image_sizes: Sequence[tuple[int, int]], num_classes: int
 ) -> dict[str, float | None]:
     """COCO's mask AP and AR, as fractions under the names of `coco_ap`, each None where there is no object to
     find. image_sizes: (height, width) of each image.
@@ -48,12 +45,7 @@ def coco_mask_ap(
     return coco_scores(detections, objects, image_sizes, num_classes, "segmentation")
 
 
-def mask_iou(
-    predictions: Sequence[dict[str, Any]],
-    truths: Sequence[dict[str, Any]],
-    num_classes: int,
-    iou_threshold: float = 0.5,
-) -> dict[str, Any]:
+def mask_iou(predictions: Entries, truths: Entries, num_classes: int, iou_threshold: float = 0.5) -> dict[str, Any]:
     """How well the masks of found objects fit: `mean`, the mean IoU of the masks of matched pairs (None without any),
     `pairs`, their number, and `matched`, the share of the objects that a pair holds (None without objects).
 
@@ -83,10 +75,7 @@ def mask_iou(
 
 
 def _checked(
-    predictions: Sequence[dict[str, Any]],
-    truths: Sequence[dict[str, Any]],
-    num_classes: int,
-    image_sizes: Sequence[tuple[int, int] | None],
+    predictions: Entries, truths: Entries, num_classes: int, image_sizes: Sequence[tuple[int, int] | None]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """What `checked` gives for each image, without difficult objects, with masks as `segmentation` and `area` float64
     [M]. Where the size of an image is None, its masks only have to share one."""

@@ -75,10 +75,8 @@ class RandScore:
             raise ReproError(f"probability of cells is {probability.dtype}", "give floats from 0 to 1")
         # not (a and b) also catches NaN
         if not (probability.min() >= 0 and probability.max() <= 1):
-            raise ReproError(
-                f"probability of cells ranges from {probability.min():g} to {probability.max():g}",
-                "give values from 0 to 1: softmax, not logits",
-            )
+            problem = f"probability of cells ranges from {probability.min():g} to {probability.max():g}"
+            raise ReproError(problem, "give values from 0 to 1: softmax, not logits")
         cells = label(truth == CELL, connectivity=1)
         for threshold, found in self._ratios.items():
             found.append(_ratios(_pairs(cells, probability > threshold)))
@@ -104,9 +102,8 @@ class RandScore:
 
 def _check(truth: np.ndarray, prediction: np.ndarray) -> None:
     if truth.ndim != 2 or truth.shape != prediction.shape or not truth.size:
-        raise ReproError(
-            f"truth has shape {truth.shape}, prediction {prediction.shape}", "give two maps [H,W] of one size"
-        )
+        problem = f"truth has shape {truth.shape}, prediction {prediction.shape}"
+        raise ReproError(problem, "give two maps [H,W] of one size")
     if truth.dtype.kind not in "iub" or truth.min() < 0:
         raise ReproError(f"truth of cells is {truth.dtype} from {truth.min():g}", "give whole numbers of 0 and above")
 

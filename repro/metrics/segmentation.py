@@ -38,9 +38,8 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int
     if 0 <= void < num_classes:
         raise ReproError(f"void label {void} is also one of the {num_classes} classes", "choose another void label")
     if truth.shape != prediction.shape:
-        raise ReproError(
-            f"truth has shape {truth.shape}, prediction {prediction.shape}", "score them at the truth's size"
-        )
+        problem = f"truth has shape {truth.shape}, prediction {prediction.shape}"
+        raise ReproError(problem, "score them at the truth's size")
     _check_labels("prediction", prediction, num_classes)
     scored = truth != void
     rows, columns = truth[scored], prediction[scored]
@@ -56,10 +55,8 @@ def _check_labels(name: str, labels: np.ndarray, num_classes: int, others: str =
     if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
         wrong = np.unique(labels[(labels < 0) | (labels >= num_classes)])
         shown = ", ".join(str(value) for value in wrong[:8]) + (", ..." if wrong.size > 8 else "")
-        raise ReproError(
-            f"{name} has label {shown} outside 0..{num_classes - 1}",
-            f"labels must be 0..{num_classes - 1}{others}",
-        )
+        problem = f"{name} has label {shown} outside 0..{num_classes - 1}"
+        raise ReproError(problem, f"labels must be 0..{num_classes - 1}{others}")
 
 
 def segmentation_scores(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
@@ -103,10 +100,8 @@ def segmentation_scores(confusion: np.ndarray, class_names: Sequence[str]) -> di
 
 def _check_matrix(confusion: np.ndarray, names: list[str]) -> None:
     if confusion.shape != (len(names), len(names)):
-        raise ReproError(
-            f"confusion matrix of shape {confusion.shape} for {len(names)} class names",
-            "give one name for each row and column",
-        )
+        problem = f"confusion matrix of shape {confusion.shape} for {len(names)} class names"
+        raise ReproError(problem, "give one name for each row and column")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ReproError(f"class name {repeated[0]!r} occurs twice", "give every class its own name")

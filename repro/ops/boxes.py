@@ -107,6 +107,14 @@ def as_boxes(boxes: Any) -> Any:
     return ops.cast(boxes, "float32")
 
 
+def same_shape(name: str, shape: Any, expected: Any) -> None:
+    """Raises ValueError for another shape than expected, None being any length: broadcasting would turn one that is
+    slightly wrong into numbers that are silently wrong."""
+    shape, expected = tuple(shape), tuple(expected)
+    if len(shape) != len(expected) or any(None not in (a, b) and a != b for a, b in zip(shape, expected, strict=True)):
+        raise ValueError(f"{name} have shape {shape}, not {expected}")
+
+
 def _centres_and_sides(boxes: Any) -> tuple[Any, Any]:
     """Centres (x,y) [...,2] and sides (w,h) [...,2], which are at least MIN_SIDE."""
     boxes = as_boxes(boxes)

@@ -5,6 +5,7 @@ from typing import Any
 from keras import ops
 
 from repro.errors import ReproError, unknown_name
+from repro.ops.boxes import same_shape
 
 
 def segmentation_loss(logits: Any, labels: Any, kind: str = "cross_entropy", **options: Any) -> Any:
@@ -19,13 +20,9 @@ def segmentation_loss(logits: Any, labels: Any, kind: str = "cross_entropy", **o
 
 
 def softmax_cross_entropy(
-    logits: Any,
-    labels: Any,
-    void: int | None = 255,
-    class_weights: Any = None,
-    pixel_weight: Any = None,
+    logits: Any, labels: Any, void: int | None = 255, class_weights: Any = None, pixel_weight: Any = None,
     reduction: str = "mean",
-) -> Any:
+) -> Any:  # fmt: skip
     """Multinomial logistic loss, sum over pixels of w * -log softmax(logits)[label]; a float32 scalar.
 
     logits [B,K] or [B,H,W,K] of any float type, computed in float32; labels int [B] or [B,H,W], 0..K-1 or
@@ -45,34 +42,26 @@ def softmax_cross_entropy(
     log_probability = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
     # A comparison, not a gather: XLA fuses it away, and its gradient needs no scatter
     loss = -ops.sum(ops.where(target, log_probability, 0.0), axis=-1)
-    loss = _weighted(loss, target, class_weights, pixel_weight)
-    return _reduced(loss, scored, invalid, reduction)
+    return _total(loss, target, scored, invalid, class_weights, pixel_weight, reduction)
 
 
 def sigmoid_cross_entropy(
-    logits: Any,
-    labels: Any,
-    void: int | None = 255,
-    class_weights: Any = None,
-    pixel_weight: Any = None,
+    logits: Any, labels: Any, void: int | None = 255, class_weights: Any = None, pixel_weight: Any = None,
     reduction: str = "mean",
-) -> Any:
+) -> Any:  # fmt: skip
     """Binary logistic loss, sum over pixels of w * -log p(label), p(1) = sigmoid(logit); a float32 scalar.
 
     logits [B,1] or [B,H,W,1] of any float type, computed in float32; labels int [B] or [B,H,W], 0, 1 or `void`.
     The same as `softmax_cross_entropy` of the two scores (0, logit), and all else as there: void, w with
     `class_weights` [2] and `pixel_weight`, reduction, NaN for an impossible label, errors."""
     if logits.shape[-1] != 1:
-        raise ReproError(
-            f"the loss sigmoid takes one score for each pixel, not {logits.shape[-1]}",
-            "give 1 class, or the loss cross_entropy",
-        )
+        problem = f"the loss sigmoid takes one score for each pixel, not {logits.shape[-1]}"
+        raise ReproError(problem, "give 1 class, or the loss cross_entropy")
     target, scored, invalid = _targets(logits, labels, void, 2)
     logit = ops.cast(logits, "float32")[..., 0]
     # softplus has the right gradient at 0, where fresh score layers start; relu(x) - xy + log1p(exp(-|x|)) has not
     loss = ops.where(scored, ops.softplus(ops.where(target[..., 1], -logit, logit)), 0.0)
-    loss = _weighted(loss, target, class_weights, pixel_weight)
-    return _reduced(loss, scored, invalid, reduction)
+    return _total(loss, target, scored, invalid, class_weights, pixel_weight, reduction)
 
 
 def dice_loss(logits: Any, labels: Any, void: int | None = 255, smooth: float = 1.0) -> Any:
@@ -108,12 +97,10 @@ def dice_loss(logits: Any, labels: Any, void: int | None = 255, smooth: float = 
 
 def _targets(logits: Any, labels: Any, void: int | None, num_classes: int) -> tuple[Any, Any, Any]:
     """Bool [...,K] true at the label (nowhere at void), bool [...] not void, bool [] any label impossible."""
-    _same_shape("labels", labels.shape, logits.shape[:-1])
+    same_shape("labels", labels.shape, logits.shape[:-1])
     if void is not None and 0 <= void < num_classes:
-        raise ReproError(
-            f"void label {void} is also one of the {num_classes} classes",
-            "give void=None where there is no void",
-        )
+        problem = f"void label {void} is also one of the {num_classes} classes"
+        raise ReproError(problem, "give void=None where there is no void")
     labels = ops.cast(labels, "int32")
     target = ops.equal(labels[..., None], ops.arange(num_classes, dtype="int32"))
     scored = ops.ones_like(labels, dtype="bool") if void is None else ops.not_equal(labels, void)
@@ -121,30 +108,20 @@ def _targets(logits: Any, labels: Any, void: int | None, num_classes: int) -> tu
     return target, scored, ops.any(ops.logical_and(scored, ops.logical_not(possible)))
 
 
-def _weighted(loss: Any, target: Any, class_weights: Any, pixel_weight: Any) -> Any:
-    """The loss of every pixel times its weights; `target` as from `_targets`."""
+def _total(
+    loss: Any, target: Any, scored: Any, invalid: Any, class_weights: Any, pixel_weight: Any, reduction: str
+) -> Any:
+    """One number of the losses of all pixels, each times its weights; target, scored and invalid as from `_targets`."""
     if class_weights is not None:
         weights = ops.convert_to_tensor(class_weights, dtype="float32")
-        _same_shape("class_weights", weights.shape, target.shape[-1:])
+        same_shape("class_weights", weights.shape, target.shape[-1:])
         loss = loss * ops.sum(ops.where(target, weights, 0.0), axis=-1)
     if pixel_weight is not None:
-        _same_shape("pixel_weight", pixel_weight.shape, target.shape[:-1])
+        same_shape("pixel_weight", pixel_weight.shape, target.shape[:-1])
         loss = loss * ops.cast(pixel_weight, "float32")
-    return loss
-
-
-def _reduced(loss: Any, scored: Any, invalid: Any, reduction: str) -> Any:
-    """One number of the losses of all pixels."""
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}, not 'mean' or 'sum'")
     total = ops.sum(loss)
     if reduction == "mean":
         total = total / ops.maximum(ops.sum(ops.cast(scored, "float32")), 1.0)
     return ops.where(invalid, float("nan"), total)
-
-
-def _same_shape(name: str, shape: Any, expected: Any) -> None:
-    """Broadcasting would turn a shape that is slightly wrong into a loss that is silently wrong."""
-    shape, expected = tuple(shape), tuple(expected)
-    if len(shape) != len(expected) or any(None not in (a, b) and a != b for a, b in zip(shape, expected, strict=True)):
-        raise ValueError(f"{name} have shape {shape}, not {expected}")

@@ -68,18 +68,10 @@ def sample_labels(labels: Any, noise: Any, count: int = 256, positive_fraction: 
 
 
 def sample_rois(
-    proposals: Any,
-    proposal_valid: Any,
-    boxes: Any,
-    classes: Any,
-    noise: Any,
-    count: int = 64,
-    positive_fraction: float = 0.25,
-    positive_iou: float = 0.5,
-    negative_iou: tuple[float, float] = (0.1, 0.5),
-    append_truth: bool = True,
-    excluded: Any = None,
-) -> dict[str, Any]:
+    proposals: Any, proposal_valid: Any, boxes: Any, classes: Any, noise: Any, count: int = 64,
+    positive_fraction: float = 0.25, positive_iou: float = 0.5, negative_iou: tuple[float, float] = (0.1, 0.5),
+    append_truth: bool = True, excluded: Any = None,
+) -> dict[str, Any]:  # fmt: skip
     """A random sample of `count` regions of interest an image, with what each is trained to be.
 
     proposals [B,P,4], proposal_valid bool [B,P], boxes [B,M,4], classes int [B,M], -1 = padding; noise float

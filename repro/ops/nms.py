@@ -7,7 +7,7 @@ from typing import Any
 
 from keras import ops
 
-from repro.ops.boxes import pairwise_iou
+from repro.ops.boxes import pairwise_iou, same_shape
 
 # sorted boxes looked at together, and pairs of them over all lists: faster on two cores than larger ones, and as fast
 # as smaller ones, which take more rounds; for RPN's proposals as for the classes of a detector
@@ -35,10 +35,10 @@ def nms(
     below 1."""
     if len(boxes.shape) not in (2, 3):
         raise ValueError(f"boxes have shape {tuple(boxes.shape)}, not [N,4] or [B,N,4]")
-    _same_shape("boxes", boxes.shape, (*boxes.shape[:-1], 4))
-    _same_shape("scores", scores.shape, boxes.shape[:-1])
+    same_shape("boxes", boxes.shape, (*boxes.shape[:-1], 4))
+    same_shape("scores", scores.shape, boxes.shape[:-1])
     if valid is not None:
-        _same_shape("valid", valid.shape, boxes.shape[:-1])
+        same_shape("valid", valid.shape, boxes.shape[:-1])
     if len(boxes.shape) == 2:
         valid = None if valid is None else valid[None]
         indices, kept = nms(boxes[None], scores[None], iou_threshold, max_output, valid, tile)
@@ -49,13 +49,9 @@ def nms(
 
 
 def class_nms(
-    boxes: Any,
-    scores: Any,
-    iou_threshold: float,
-    score_threshold: float,
-    max_output: int,
+    boxes: Any, scores: Any, iou_threshold: float, score_threshold: float, max_output: int,
     per_class_pool: int | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """A detector's last step: greedy NMS in every class on its own, then the best of all classes of an image.
 
     boxes [B,N,C,4], one for each class, or [B,N,1,4], shared by all; scores [B,N,C], foreground classes alone; of any
@@ -74,7 +70,7 @@ def class_nms(
         raise ValueError(f"scores have shape {tuple(scores.shape)}, not [B,N,C]")
     batch, number, classes = scores.shape
     shared = len(boxes.shape) == 4 and boxes.shape[2] == 1
-    _same_shape("boxes", boxes.shape, (batch, number, 1 if shared else classes, 4))
+    same_shape("boxes", boxes.shape, (batch, number, 1 if shared else classes, 4))
     if per_class_pool is not None and per_class_pool < 1:
         raise ValueError(f"per_class_pool is {per_class_pool}, not 1 or more")
     boxes, scores = ops.cast(ops.stop_gradient(boxes), "float32"), _sortable(scores)
@@ -193,10 +189,3 @@ def _tile_size(lists: int | None) -> int:
     while tile > 16 and (lists or 1) * tile * tile > _PAIRS:
         tile //= 2
     return tile
-
-
-def _same_shape(name: str, shape: Any, expected: Any) -> None:
-    """Broadcasting would turn a shape that is slightly wrong into boxes that are silently wrong."""
-    shape, expected = tuple(shape), tuple(expected)
-    if len(shape) != len(expected) or any(None not in (a, b) and a != b for a, b in zip(shape, expected, strict=True)):
-        raise ValueError(f"{name} have shape {shape}, not {expected}")

@@ -60,13 +60,9 @@ def roi_max_pool(features: Any, rois: Any, size: tuple[int, int] = (7, 7), spati
 
 
 def roi_align(
-    features: Any,
-    rois: Any,
-    size: tuple[int, int],
-    spatial_scale: float,
-    sampling_ratio: int = 2,
+    features: Any, rois: Any, size: tuple[int, int], spatial_scale: float, sampling_ratio: int = 2,
     aligned: bool = True,
-) -> Any:
+) -> Any:  # fmt: skip
     """Averages of features [B,H,W,C] over an h x w grid of bins in each RoI, without quantisation; [B,R,h,w,C] of
     the features' dtype, computed in float32.
 
@@ -81,10 +77,8 @@ def roi_align(
     Raises ReproError for a sampling ratio below 1, ValueError for shapes and sizes that do not fit."""
     _check(features, rois, size, spatial_scale)
     if sampling_ratio < 1:
-        raise ReproError(
-            f"sampling ratio {sampling_ratio} would sample every RoI differently, which has no static shape",
-            "give 1 or more; the papers use 2",
-        )
+        problem = f"sampling ratio {sampling_ratio} would sample every RoI differently, which has no static shape"
+        raise ReproError(problem, "give 1 or more; the papers use 2")
     height, width = features.shape[1:3]
     rois = ops.stop_gradient(ops.cast(rois, "float32"))
     y = _samples(rois[..., 1], rois[..., 3], size[0], height, spatial_scale, sampling_ratio, aligned)

@@ -17,7 +17,7 @@ from repro import backend
 from repro.metrics.detection import box_iou
 from repro.ops.anchors import base_anchors, grid_anchors
 from repro.ops.boxes import clip_boxes, decode_boxes, encode_boxes
-from repro.peers.roi import compiled
+from repro.peers.programs import compiled, tensorflow, torch_tensor, waiting
 
 Built = tuple[Callable[[], Any], np.ndarray]
 STRIDE = 16  # pixels between an RPN's anchors
@@ -109,53 +109,39 @@ def identify(scores: np.ndarray, found: np.ndarray, classes: np.ndarray) -> np.n
     return classes * len(scores) + np.array(boxes, int)
 
 
-def _tensorflow() -> Any:
-    """TensorFlow, where it is what the suite runs on: else the two would not share a device."""
-    if backend.name() != "tensorflow":
-        raise ImportError("compared where TensorFlow is the backend")
-    import tensorflow as tf
-
-    return tf
+def _called(function: Callable[..., Any], boxes: np.ndarray, scores: np.ndarray, xla: bool | None = None) -> Any:
+    """A call of a function of TensorFlow's boxes (y1,x1,y2,x2) and of scores, in a graph."""
+    arrays = backend.to_device(boxes[..., [1, 0, 3, 2]]), backend.to_device(scores)
+    return functools.partial(tensorflow().function(function, jit_compile=xla), *arrays)
 
 
 def tf_image(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float, max_output: int) -> Built:
     """`tf.image.non_max_suppression` in a graph: it has no XLA kernel, its output no fixed shape."""
-    tf = _tensorflow()
-    arrays = backend.to_device(boxes[:, [1, 0, 3, 2]]), backend.to_device(scores)
-    suppress = tf.function(lambda b, s: tf.image.non_max_suppression(b, s, max_output, iou_threshold))
-    return lambda: suppress(*arrays), suppress(*arrays).numpy()
+    image = tensorflow().image
+    call = _called(lambda b, s: image.non_max_suppression(b, s, max_output, iou_threshold), boxes, scores)
+    return call, call().numpy()
 
 
 def tf_image_padded(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float, max_output: int) -> Built:
     """`tf.image.non_max_suppression_padded`, which XLA compiles: fixed shapes, tiles of 512 boxes."""
-    tf = _tensorflow()
-    arrays = backend.to_device(boxes[:, [1, 0, 3, 2]]), backend.to_device(scores)
-
-    def suppress(boxes: Any, scores: Any) -> Any:
-        return tf.image.non_max_suppression_padded(
-            boxes[None], scores[None], max_output, iou_threshold, pad_to_max_output_size=True
-        )
-
-    program = tf.function(suppress, jit_compile=True)
-    indices, count = program(*arrays)
-    return lambda: program(*arrays), indices.numpy()[0, : int(count[0])]
+    suppress = tensorflow().image.non_max_suppression_padded
+    options = dict(max_output_size=max_output, iou_threshold=iou_threshold, pad_to_max_output_size=True)
+    call = _called(lambda b, s: suppress(b[None], s[None], **options), boxes, scores, xla=True)
+    indices, count = call()
+    return call, indices.numpy()[0, : int(count[0])]
 
 
 def tf_image_classes(
     boxes: np.ndarray, scores: np.ndarray, iou_threshold: float, score_threshold: float, max_output: int
 ) -> Built:
     """`tf.image.combined_non_max_suppression` in a graph: it has no XLA kernel."""
-    tf = _tensorflow()
-    arrays = backend.to_device(boxes[None][..., [1, 0, 3, 2]]), backend.to_device(scores[None])
-    suppress = tf.function(
-        lambda b, s: tf.image.combined_non_max_suppression(
-            b, s, len(scores), max_output, iou_threshold, score_threshold, clip_boxes=False
-        )
-    )
-    found = suppress(*arrays)
+    suppress = tensorflow().image.combined_non_max_suppression
+    limits = len(scores), max_output, iou_threshold, score_threshold
+    call = _called(lambda b, s: suppress(b, s, *limits, clip_boxes=False), boxes[None], scores[None])
+    found = call()
     count = int(found.valid_detections[0])
     kept, classes = (array.numpy()[0, :count] for array in (found.nmsed_scores, found.nmsed_classes))
-    return lambda: suppress(*arrays), identify(scores, kept, classes)
+    return call, identify(scores, kept, classes)
 
 
 def tf_image_loop(
@@ -163,9 +149,7 @@ def tf_image_loop(
 ) -> Built:
     """`tf.image.non_max_suppression` class by class in one graph, and the best of all, as detectors without the
     combined operation do it."""
-    tf = _tensorflow()
-    arrays = backend.to_device(boxes[..., [1, 0, 3, 2]]), backend.to_device(scores)
-    number, classes = scores.shape
+    tf, (number, classes) = tensorflow(), scores.shape
 
     def suppress(boxes: Any, scores: Any) -> Any:
         kept = []
@@ -177,8 +161,8 @@ def tf_image_loop(
         values = tf.gather(tf.reshape(tf.transpose(scores), [-1]), kept)
         return tf.gather(kept, tf.math.top_k(values, tf.minimum(max_output, tf.size(kept))).indices)
 
-    program = tf.function(suppress)
-    return lambda: program(*arrays), program(*arrays).numpy()
+    call = _called(suppress, boxes, scores)
+    return call, call().numpy()
 
 
 def _keras_cv(layer: str, options: dict[str, Any], boxes: np.ndarray, scores: np.ndarray) -> Built:
@@ -194,7 +178,7 @@ def _keras_cv(layer: str, options: dict[str, Any], boxes: np.ndarray, scores: np
         raise ImportError(f"keras-cv does not import here: {error}") from error
     arrays = backend.to_device(boxes[None]), backend.to_device(scores[None])
     errors: list[Exception] = []
-    for program in _programs():
+    for program in (compiled, tensorflow().function) if backend.name() == "tensorflow" else (compiled,):
         try:
             call = program(lambda b, s: suppress(b, s))
             found = {name: ops.convert_to_numpy(value)[0] for name, value in call(*arrays).items()}
@@ -206,14 +190,6 @@ def _keras_cv(layer: str, options: dict[str, Any], boxes: np.ndarray, scores: np
         return functools.partial(call, *arrays), identify(scores, found["confidence"][:count], classes)
     reason = (str(errors[0]).strip().splitlines() or [type(errors[0]).__name__])[0]
     raise ImportError(f"keras-cv's {layer} fails here: {reason[:200]}")
-
-
-def _programs() -> list[Callable[..., Any]]:
-    if backend.name() != "tensorflow":
-        return [compiled]
-    import tensorflow as tf
-
-    return [compiled, tf.function]
 
 
 def keras_cv(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float, max_output: int) -> Built:
@@ -239,18 +215,10 @@ def keras_cv_classes(
 
 def torchvision(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float, max_output: int) -> Built:
     """`torchvision.ops.nms`, on the accelerator where torch has one; not compiled, as users run it."""
-    import torch
     from torchvision.ops import nms
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    arrays = torch.tensor(boxes, device=device), torch.tensor(scores, device=device)
-
-    def call() -> Any:
-        kept = nms(*arrays, iou_threshold)[:max_output]
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return kept
-
+    arrays = torch_tensor(boxes), torch_tensor(scores)
+    call = waiting(lambda: nms(*arrays, iou_threshold)[:max_output])
     return call, call().cpu().numpy()
 
 
@@ -261,29 +229,21 @@ def torchvision_classes(
     import torch
     from torchvision.ops import batched_nms
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    shared, own = torch.tensor(boxes, device=device), torch.tensor(scores, device=device)
+    shared, own = torch_tensor(boxes), torch_tensor(scores)
 
-    def call() -> Any:
+    def suppress() -> Any:
         box, kind = torch.nonzero(own > score_threshold, as_tuple=True)
         kept = batched_nms(shared[box, kind % shared.shape[1]], own[box, kind], kind, iou_threshold)[:max_output]
-        found = kind[kept] * len(own) + box[kept]
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return found
+        return kind[kept] * len(own) + box[kept]
 
+    call = waiting(suppress)
     return call, call().cpu().numpy()
 
 
 LIST_PEERS: dict[str, Callable[..., Built]] = {
-    "tf_image": tf_image,
-    "tf_image_padded": tf_image_padded,
-    "keras_cv": keras_cv,
-    "torchvision": torchvision,
-}
+    "tf_image": tf_image, "tf_image_padded": tf_image_padded, "keras_cv": keras_cv, "torchvision": torchvision,
+}  # fmt: skip
 CLASS_PEERS: dict[str, Callable[..., Built]] = {
-    "tf_image": tf_image_classes,
-    "tf_image_loop": tf_image_loop,
-    "keras_cv": keras_cv_classes,
+    "tf_image": tf_image_classes, "tf_image_loop": tf_image_loop, "keras_cv": keras_cv_classes,
     "torchvision": torchvision_classes,
-}
+}  # fmt: skip

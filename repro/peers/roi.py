@@ -14,21 +14,11 @@ import numpy as np
 from keras import ops
 
 from repro import backend
+from repro.peers.programs import compiled, tensorflow, torch_tensor, waiting
 
 Built = tuple[Callable[[], Any], np.ndarray, np.ndarray | None]
 Pooling = Callable[[Any, Any], Any]  # (features, rois) -> values
 _LONGEST = 256  # cells of a RoI inside the map
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of tensors without variables as one XLA program."""
-    if backend.name() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(function, jit_compile=True, autograph=False)
-    import jax
-
-    return jax.jit(function)
 
 
 def with_gradient(pooling: Pooling) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
@@ -122,9 +112,7 @@ def crop_and_resize(
 
     Another operation than RoI pooling: one bilinear sample at four points of a bin, not the maximum of its cells.
     In a graph, since TensorFlow has no XLA kernel for it."""
-    if backend.name() != "tensorflow":
-        raise ImportError("compared where TensorFlow is the backend")
-    import tensorflow as tf
+    tf = tensorflow()
 
     def pooling(features: Any, rois: Any) -> Any:
         height, width = features.shape[1] - 1, features.shape[2] - 1
@@ -142,28 +130,20 @@ def _torchvision(operation: str, features: np.ndarray, rois: np.ndarray, size: t
     import torch
     from torchvision import ops as vision
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    maps = torch.tensor(np.ascontiguousarray(features.transpose(0, 3, 1, 2)), device=device)
-    maps.requires_grad_(upstream is not None)
-    if operation == "pool":  # its corners are inclusive
-        boxes = [torch.tensor(rois[0] - np.float32([0, 0, 1, 1]), device=device)]
-        pooling = functools.partial(vision.roi_pool, boxes=boxes, output_size=size, spatial_scale=spatial_scale)
-    else:
-        boxes = [torch.tensor(rois[0], device=device)]
-        pooling = functools.partial(vision.roi_align, boxes=boxes, output_size=size, spatial_scale=spatial_scale,
-                                    sampling_ratio=2, aligned=True)  # fmt: skip
-    if upstream is not None:
-        gradient = torch.tensor(np.ascontiguousarray(upstream[0].transpose(0, 3, 1, 2)), device=device)
+    maps = torch_tensor(features.transpose(0, 3, 1, 2)).requires_grad_(upstream is not None)
+    inclusive = [0, 0, 1, 1] if operation == "pool" else [0, 0, 0, 0]  # what its corners are less than ours
+    boxes = [torch_tensor(rois[0] - np.float32(inclusive))]
+    options = {} if operation == "pool" else {"sampling_ratio": 2, "aligned": True}
+    pooling = functools.partial(getattr(vision, f"roi_{operation}"), boxes=boxes, output_size=size,
+                                spatial_scale=spatial_scale, **options)  # fmt: skip
+    gradient = None if upstream is None else torch_tensor(upstream[0].transpose(0, 3, 1, 2))
 
-    def call() -> Any:
+    def step() -> tuple[Any, ...]:
         values = pooling(maps)
-        found = values if upstream is None else (values, *torch.autograd.grad(values, maps, gradient))
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return found
+        return (values,) if gradient is None else (values, *torch.autograd.grad(values, maps, gradient))
 
-    answer = [call()] if upstream is None else call()
-    values, *rest = (array.detach().cpu().numpy().transpose(0, 2, 3, 1) for array in answer)
+    call = waiting(step)
+    values, *rest = (array.detach().cpu().numpy().transpose(0, 2, 3, 1) for array in call())
     return call, values[None], rest[0] if rest else None
 
 

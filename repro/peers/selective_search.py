@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from repro.data.cache import resize_image
+from repro.proposals.selective_search import at_width, chosen
 
 
 @contextlib.contextmanager
@@ -25,9 +25,8 @@ def check() -> None:
     try:
         cv2.ximgproc.segmentation.createSelectiveSearchSegmentation  # noqa: B018
     except AttributeError:
-        raise ImportError(
-            f"OpenCV {cv2.__version__} has no ximgproc: opencv-contrib-python-headless below 5 has"
-        ) from None
+        problem = f"OpenCV {cv2.__version__} has no ximgproc: opencv-contrib-python-headless below 5 has"
+        raise ImportError(problem) from None
 
 
 def opencv(image: np.ndarray, max_boxes: int, width: int | None, min_side: int) -> np.ndarray:
@@ -37,15 +36,11 @@ def opencv(image: np.ndarray, max_boxes: int, width: int | None, min_side: int) 
     as ours does. Resized to `width`, boxes with a side under `min_side` dropped and cut to `max_boxes`, as ours.
     Raises ImportError where OpenCV lacks it."""
     check()
-    height, original_width = image.shape[:2]
-    if width is not None and width != original_width:
-        image = resize_image(image, (max(1, round(height * width / original_width)), width))
+    original = image.shape[:2]
+    image = at_width(image, width)
     search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     search.setBaseImage(np.ascontiguousarray(image[..., ::-1]))
     search.switchToSelectiveSearchFast()
     found = np.asarray(search.process()).reshape(-1, 4)  # x, y, width, height
-    found = found[(found[:, 2:] >= min_side).all(1)]
     boxes = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], axis=1)
-    boxes = boxes[np.sort(np.unique(boxes, axis=0, return_index=True)[1])[:max_boxes]]
-    full = np.array([original_width, height] * 2)
-    return np.minimum(boxes * (full / np.array([image.shape[1], image.shape[0]] * 2)), full).astype(np.float32)
+    return chosen(boxes, image.shape[:2], original, max_boxes, min_side)

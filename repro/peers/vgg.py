@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from repro import backend
+from repro.peers.programs import torch_device, torch_tensor, waiting
 
 Built = tuple[Callable[[], Any], np.ndarray]
 _CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
@@ -22,7 +23,11 @@ def _caffe_pixels(pixels: np.ndarray) -> np.ndarray:
 
 def keras_applications(source: keras.Model, pixels: np.ndarray) -> Built:
     """The model Keras ships."""
-    images, forward = backend.to_device(_caffe_pixels(pixels)), backend.forward(source, "xla")
+    return _forward(source, pixels)
+
+
+def _forward(model: keras.Model, pixels: np.ndarray) -> Built:
+    images, forward = backend.to_device(_caffe_pixels(pixels)), backend.forward(model, "xla")
     return lambda: forward(images), keras.ops.convert_to_numpy(forward(images))
 
 
@@ -34,8 +39,7 @@ def keras_cv(source: keras.Model, pixels: np.ndarray) -> Built:
         raise ImportError(f"keras-cv does not import here: {error}") from error
     model = VGG16Backbone(include_rescaling=False, include_top=False, input_shape=pixels.shape[1:])
     model.set_weights(source.get_weights())
-    images, forward = backend.to_device(_caffe_pixels(pixels)), backend.forward(model, "xla")
-    return lambda: forward(images), keras.ops.convert_to_numpy(forward(images))
+    return _forward(model, pixels)
 
 
 def torchvision(source: keras.Model, pixels: np.ndarray) -> Built:
@@ -43,22 +47,14 @@ def torchvision(source: keras.Model, pixels: np.ndarray) -> Built:
     import torch
     from torchvision.models import vgg16
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = vgg16(weights=None).features.eval().to(device)
-    convolutions = [layer for layer in model if isinstance(layer, torch.nn.Conv2d)]
+    model = vgg16(weights=None).features.eval().requires_grad_(False).to(torch_device())
     arrays = iter(source.get_weights())
-    for layer in convolutions:
-        layer.weight.data = torch.tensor(np.ascontiguousarray(next(arrays).transpose(3, 2, 0, 1)), device=device)
-        layer.bias.data = torch.tensor(next(arrays), device=device)
-    images = torch.tensor(np.ascontiguousarray(_caffe_pixels(pixels).transpose(0, 3, 1, 2)), device=device)
-
-    def call() -> Any:
-        with torch.no_grad():
-            outputs = model(images)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return outputs
-
+    for layer in model:
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.weight.data = torch_tensor(next(arrays).transpose(3, 2, 0, 1))
+            layer.bias.data = torch_tensor(next(arrays))
+    images = torch_tensor(_caffe_pixels(pixels).transpose(0, 3, 1, 2))
+    call = waiting(lambda: model(images))
     return call, call().cpu().numpy().transpose(0, 2, 3, 1)
 
 

@@ -51,18 +51,10 @@ class Proposals:
 
 
 def proposals_of(
-    dataset: Any,
-    split: str,
-    mode: str = "fast",
-    max_boxes: int = 2000,
-    limit: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    *,
-    seed: int = 0,
-    width: int | None = 500,
-    min_side: int = 20,
-    workers: int | None = None,
-) -> Proposals:
+    dataset: Any, split: str, mode: str = "fast", max_boxes: int = 2000, limit: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None, *, seed: int = 0, width: int | None = 500,
+    min_side: int = 20, workers: int | None = None,
+) -> Proposals:  # fmt: skip
     """Selective search's proposals of a split, or of its first `limit` images, from the cache where they are there.
 
     mode, max_boxes, seed, width and min_side as of `selective_search`. `workers` processes (one for each core when
@@ -76,17 +68,11 @@ def proposals_of(
         raise ReproError(f"a limit of {limit} images is impossible", "give at least 1, or none")
     count = min(limit or available, available)
     search = {"mode": mode, "max_boxes": max_boxes, "seed": seed, "width": width, "min_side": min_side}
-    header = _plain(
-        {
-            "proposals": "selective search",
-            "version": VERSION,
-            "dataset": dataset.info.name,
-            "dataset_options": dataset.options,
-            "fingerprint": dataset.fingerprint(split),
-            "split": split,
-            "search": search,
-        }
-    )
+    header = {
+        "proposals": "selective search", "version": VERSION, "dataset": dataset.info.name,
+        "dataset_options": dataset.options, "fingerprint": dataset.fingerprint(split), "split": split, "search": search,
+    }  # fmt: skip
+    header = msgspec.json.decode(msgspec.json.encode(header))  # as it will be read again: a tuple becomes a list
     path = paths.cache_dir() / f"proposals-{dataset.info.name}-{split}-{mode}-{max_boxes}-{canonical_hash(header)}.npz"
     images = _read(path, header) if path.exists() else []
     if len(images) < count:
@@ -95,16 +81,9 @@ def proposals_of(
 
 
 def _complete(
-    path: Path,
-    header: dict,
-    images: list[Found],
-    dataset: Any,
-    split: str,
-    search: dict[str, Any],
-    count: int,
-    workers: int,
-    progress: Callable[[int, int], None],
-) -> list[Found]:
+    path: Path, header: dict, images: list[Found], dataset: Any, split: str, search: dict[str, Any], count: int,
+    workers: int, progress: Callable[[int, int], None],
+) -> list[Found]:  # fmt: skip
     """`images` with what follows them up to `count`, from interrupted work or computed; written to `path`."""
     shards = []
     while len(images) < count and (shard := _shard(path, len(images))).exists():
@@ -147,10 +126,8 @@ def _search(dataset: Any, split: str, indices: range, search: dict[str, Any], wo
         for index, future in pending:
             yield _result(future.result, dataset, split, index)
     except BrokenProcessPool:
-        raise ReproError(
-            "a process that computes proposals has died, perhaps for lack of memory",
-            "start again with fewer workers: finished images are kept",
-        ) from None
+        problem = "a process that computes proposals has died, perhaps for lack of memory"
+        raise ReproError(problem, "start again with fewer workers: finished images are kept") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -207,8 +184,3 @@ def _read(path: Path, header: dict) -> list[Found]:
         if found.get(key) != expected:
             raise ReproError(f"{path} holds proposals of another {key}: {found.get(key)!r}, not {expected!r}", cure)
     return list(zip(np.split(boxes, counts.cumsum()[:-1]), seconds.tolist(), strict=True))
-
-
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    """A header as it will be read again: a tuple becomes a list."""
-    return msgspec.json.decode(msgspec.json.encode(value))

@@ -63,14 +63,9 @@ class Regions:
 
 
 def selective_search(
-    image: np.ndarray,
-    mode: str = "fast",
-    max_boxes: int = 2000,
-    seed: int = 0,
-    *,
-    width: int | None = 500,
+    image: np.ndarray, mode: str = "fast", max_boxes: int = 2000, seed: int = 0, *, width: int | None = 500,
     min_side: int = 20,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Proposals of an RGB image uint8 [H,W,3]: float32 [N,4], N <= max_boxes, half-open boxes in its pixels.
 
     Best first: ordered by position in the hierarchy, the whole image being 1, times a random number (Sec 3.3), of which
@@ -80,19 +75,30 @@ def selective_search(
     boxes). Raises ReproError for another image, one with a side under 16 pixels, and impossible options."""
     check_options(mode, max_boxes, width, min_side)
     _check_image(image)
-    height, original_width = image.shape[:2]
-    if width is not None and width != original_width:
-        image = resize_image(image, (max(1, round(height * width / original_width)), width))
+    original = image.shape[:2]
+    image = at_width(image, width)
     boxes, positions = _all_boxes(image, MODES[mode])
     order = np.argsort(positions * np.random.default_rng(seed).random(len(positions)), kind="stable")
-    boxes = boxes[order]
+    found = chosen(boxes[order], image.shape[:2], original, max_boxes, min_side)
+    return found if len(found) else np.array([[0, 0, *original[::-1]]], np.float32)
+
+
+def at_width(image: np.ndarray, width: int | None) -> np.ndarray:
+    """An image uint8 [H,W,C] resized to a width with its aspect kept, as it is where None."""
+    if width is None or width == image.shape[1]:
+        return image
+    return resize_image(image, (max(1, round(image.shape[0] * width / image.shape[1])), width))
+
+
+def chosen(
+    boxes: np.ndarray, size: tuple[int, int], original: tuple[int, int], max_boxes: int, min_side: int
+) -> np.ndarray:
+    """The first `max_boxes` different boxes [M,4] of an image of `size` (height, width) with sides of `min_side` or
+    more, in pixels of its `original` size: float32 [N,4]."""
     boxes = boxes[((boxes[:, 2:] - boxes[:, :2]) >= min_side).all(1)]
     boxes = boxes[np.sort(np.unique(boxes, axis=0, return_index=True)[1])[:max_boxes]]
-    if not len(boxes):
-        boxes = np.array([[0, 0, image.shape[1], image.shape[0]]])
-    full = np.array([original_width, height] * 2)
-    scaled = boxes * (full / np.array([image.shape[1], image.shape[0]] * 2))
-    return np.minimum(scaled, full).astype(np.float32)
+    full = np.array(original[::-1] * 2)
+    return np.minimum(boxes * (full / np.array(size[::-1] * 2)), full).astype(np.float32)
 
 
 def check_options(mode: str, max_boxes: int, width: int | None, min_side: int) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from repro.records.result import Result, Timing
-from repro.report import headline, pooling
+from repro.report import pooling, readme
 from repro.report.pooling import CODE, OF_TIMES, SETUP, Pool, hardware, pooled_timing, spread
 from repro.report.render import Column, Row, Section, columns, number
 
@@ -67,7 +67,7 @@ def headline_rows(
 ) -> list[list[str]]:
     """A row for each device: the totals of the networks of one run. `names`: their titles, by the name in timings."""
     rows = []
-    for entry in headline.best_pools(pooling.speed_pools(results), lambda entry: hardware(entry.first.machine)):
+    for entry in readme.best_pools(pooling.speed_pools(results), lambda entry: hardware(entry.first.machine)):
         totals = {name: f"{key}.total" for key, name in names(entry.first).items()}
         rows += headline_row(entry, letter, title, where, "random weights", totals)
     return rows
@@ -81,4 +81,4 @@ def headline_row(
     shown = [f"{name} {number(timing.median)} ms" for name, timing in found.items() if timing]
     first = entry.first
     run = f"{setting}, {hardware(first.machine)}, {first.backend} {pooling.precision_of(first)}"
-    return [headline.row(entry, letter, title, where, shown, run)] if shown else []
+    return [readme.row(entry, letter, title, where, shown, run)] if shown else []

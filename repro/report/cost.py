@@ -69,13 +69,12 @@ def _row(entry: Pool, cost: Cost, task: str) -> Row:
         "latency": pooling.timing_text(latency),
         "n": str(latency.n) if latency else "",
         "tiles": str(cost.tiles) if cost.tiles and tiled else "",
-        "fps": number(cost.fps),
-        "memory": f"{cost.peak_memory_mib:.0f}" if cost.peak_memory_mib else "",
     }
     row.values |= {"driver": row.cells["driver"] or None, **spread(headline, score)}
     row.values |= {"params": cost.params, "flops": cost.flops, **spread("latency_ms", latency, pooling.OF_TIMES)}
     row.values |= {"latency_of": "tile" if tiled else "image", "tiles_per_image": cost.tiles}
-    row.values |= {"fps": cost.fps, "train_peak_memory_mib": cost.peak_memory_mib}
+    row.put("fps", cost.fps)
+    row.put("train_peak_memory_mib", cost.peak_memory_mib, ".0f")
     return row
 
 
@@ -87,7 +86,7 @@ def cost_sections(title: str, pools: Sequence[Pool], task: str) -> list[Section]
     shown = columns(
         "id:row", "model", *pooling.SETUP, "driver*", f"score:{next(iter(METRICS[task].values()))}",
         "params:params M", "flops:GFLOPs", "latency:latency ms", "n", "tiles:tiles an image", "fps:FPS",
-        "memory:train peak MiB", *pooling.CODE,
+        "train_peak_memory_mib:train peak MiB", *pooling.CODE,
     )  # fmt: skip
     rows = [_row(entry, cost, task) for entry, cost in found]
     return [Section(f"Cost: {title}", shown, rows, csv=False, level=4)]

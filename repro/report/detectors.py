@@ -7,21 +7,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from repro.records.result import Result
+from repro.report import pooling
 from repro.report.cost import proposals_mode
 from repro.report.figures import COLOURS, LINE_STYLES, Picture, plain, stacked
-from repro.report.pooling import (
-    CODE,
-    SETUP,
-    Pool,
-    accuracy_pools,
-    data_title,
-    estimate,
-    grouped,
-    heading,
-    model_title,
-    row_of,
-    sections_by_scale,
-)
+from repro.report.pooling import CODE, SETUP, Pool, accuracy_pools, data_title, model_title, row_of, sections_by_scale
 from repro.report.render import Row, Section, columns, number
 
 
@@ -65,21 +54,19 @@ def recall_sections(results: Sequence[Result]) -> list[Section]:
 
 
 def _recall_rows(entry: Pool) -> Iterator[Row]:
-    """A row for each IoU."""
-    recall = entry.first.metrics["recall"]
-    for level in (*recall["recall"], "average_recall"):
+    for level in _recalls(entry.first):
         row = row_of(entry, "D")
-        row.cells |= {"data": data_title(entry.first), "by": proposer_of(entry.first)}
-        row.cells["iou"] = "0.5 to 0.95" if level == "average_recall" else level
-        for place, count in enumerate(recall["counts"]):
-
-            def of(result: Result, level: str = level, place: int = place) -> Any:
-                found = result.metrics["recall"]
-                return (found | found["recall"])[level][place]
-
-            mean = estimate(entry.results, of)
+        row.cells |= {"data": data_title(entry.first), "by": proposer_of(entry.first), "iou": level}
+        for place, count in enumerate(entry.first.metrics["recall"]["counts"]):
+            mean = pooling.estimate(entry.results, lambda r, at=(level, place): _recalls(r)[at[0]][at[1]])
             row.cells[f"n{count}"] = mean.percent() if mean else ""
         yield row
+
+
+def _recalls(result: Result) -> dict[str, list[float | None]]:
+    """Recall by IoU, a figure for each number of proposals."""
+    found = result.metrics["recall"]
+    return {**found["recall"], "0.5 to 0.95": found["average_recall"]}
 
 
 def recall_figure(results: Sequence[Result]) -> Picture | None:
@@ -89,12 +76,12 @@ def recall_figure(results: Sequence[Result]) -> Picture | None:
         found = [r.metrics["recall"] for r in entry.results if r.metrics.get("recall")]
         if not found or entry.code == "stale":
             continue
-        panel = heading(entry.first.scale, data_title(entry.first))
+        panel = pooling.heading(entry.first.scale, data_title(entry.first))
         for level in ("0.5", "0.7"):
             means = np.mean([recall["recall"][level] for recall in found], axis=0)
             label = f"{proposer_of(entry.first)} ({model_title(entry.first)}), IoU {level}"
             lines.append([panel, label, level, found[0]["counts"], [round(100 * float(v), 4) for v in means]])
-    panels = grouped(lines, lambda line: line[0])
+    panels = pooling.grouped(lines, lambda line: line[0])
     return Picture(lines, lambda: stacked(panels, _draw, (9, 3.8))) if lines else None
 
 

@@ -51,8 +51,7 @@ def write_png(path: Path, figure: Figure | np.ndarray, data_hash: str) -> None:
     else:
         if figure.dtype != np.uint8 or figure.ndim != 3 or figure.shape[2] != 3:
             raise ReproError(
-                f"{path.name}: an image of {figure.dtype} {figure.shape} cannot be written",
-                "give uint8 [H,W,3]",
+                f"{path.name}: an image of {figure.dtype} {figure.shape} cannot be written", "give uint8 [H,W,3]"
             )
         text = PngImagePlugin.PngInfo()
         text.add_text(HASH_KEY, data_hash)

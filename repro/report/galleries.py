@@ -15,22 +15,22 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from repro.data.base import VOID
+from repro.data.base import VOID, Info, Sample
 from repro.data.cache import letterbox
 from repro.data.catalog import open_dataset
 from repro.data.masks import decode_rle
 from repro.drawing.overlays import draw_boxes, draw_instances, enlarge_masks, grid, legend, resize, rgb
-from repro.drawing.palette import Palette, colourise, voc_colormap
+from repro.drawing.palette import colourise, voc_colormap
 from repro.errors import ReproError
 from repro.records.result import Result
 from repro.records.samples import sample_indices
 from repro.report.figures import Picture
-from repro.report.pooling import canvas_of, model_rank, model_title, size_text
+from repro.report.pooling import canvas_of, grouped, model_rank, model_title, size_text
 
 PUBLISHABLE = ("shapes",)
 _MODELS = 6  # side by side, beside picture and truth
 _PADDING = (236, 236, 236)
-_PROPOSED, _ANCHOR = (0, 114, 178), (213, 94, 0)
+_STAGES = {"proposals": (0, 114, 178), "anchors": (213, 94, 0)}  # before the final boxes
 _STAGE = 260  # pixels of a picture of stages
 LONGEST = 240  # pixels of a picture of instances
 # of each generation what is shown side by side, beside picture and truth
@@ -38,28 +38,65 @@ _COMPARED = ("faster_rcnn", "faster_rcnn_resnet101", "yolo_v3", "mask_rcnn", "ma
 _CELL = (160, 280)  # pictures whose longer side is between these are shown as they are
 
 
-def _groups(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """The newest run with kept predictions of each experiment, first seed first, by what they may share a gallery:
-    test images, and the canvas they lie on."""
-    newest: dict[str, Result] = {}
-    for result in sorted(results, key=lambda r: (-r.seed, r.started)):
-        if _is_shown(result):
-            newest[result.experiment] = result
-    groups: dict[tuple[str, ...], list[Result]] = {}
-    for result in sorted(newest.values(), key=lambda r: (model_rank(r.model), model_title(r), r.experiment)):
-        name = f"{result.dataset.name}_{size_text(canvas_of(result))}"
-        groups.setdefault((name, result.dataset.split, result.dataset.fingerprint), []).append(result)
-    shared = Counter(name for name, *_ in groups)
-    parts = {}
-    for (name, _, fingerprint), group in sorted(groups.items()):
-        name += f"_{fingerprint[:8]}" if shared[name] > 1 else ""
-        for first in range(0, len(group), _MODELS):
-            parts[name + (f"_{first // _MODELS + 1}" if first else "")] = group[first : first + _MODELS]
-    return parts
+def semantic_pictures(results: Sequence[Result], results_dir: Path) -> dict[str, Picture]:
+    """Label maps by file name; of the same test images, on the same canvas."""
+
+    def place(result: Result) -> tuple[str, str, str]:
+        data = result.dataset
+        return f"{data.name}_{size_text(canvas_of(result))}", data.split, data.fingerprint
+
+    groups = grouped(_newest([result for result in results if result.kind == "train"], "samples"), place)
+    shared, pictures = Counter(name for name, *_ in groups), {}
+    for (data, _, fingerprint), models in sorted(groups.items()):
+        name = f"gallery_{data}" + (f"_{fingerprint[:8]}" if shared[data] > 1 else "")
+        for first in range(0, len(models), _MODELS):
+            group = models[first : first + _MODELS]
+            shown = [
+                [title, result.artifacts["samples"].sha256, fingerprint]
+                for title, result in zip(titles_of(group), group, strict=True)
+            ]
+            number = f"_{first // _MODELS + 1}" if first else ""
+            pictures[f"{name}{number}.png"] = _picture(shown, _draw_maps, group, results_dir)
+    return pictures
 
 
-def _is_shown(result: Result) -> bool:
-    return result.status == "ok" and result.kind == "train" and "samples" in result.artifacts
+def stage_pictures(results: Sequence[Result], results_dir: Path) -> dict[str, Picture]:
+    """The stages of detectors by file name."""
+    groups = _by_data(results)
+    return drawn("stages", groups, lambda r: r.artifacts["stages"].sha256, _draw_stages, results_dir)
+
+
+def instance_pictures(results: Sequence[Result], results_dir: Path) -> dict[str, Picture]:
+    """The same pictures through detectors and instance segmentation, a gallery for each data set that has both."""
+    groups = {
+        key: [result for result in group if result.model in _COMPARED]
+        for key, group in _by_data(results).items()
+        if any("instances" in result.artifacts for result in group)
+    }
+    return drawn("instances", groups, lambda r: r.artifacts[_artifact(r)].sha256, _draw_instances, results_dir)
+
+
+def _artifact(result: Result) -> str:
+    return "instances" if "instances" in result.artifacts else "stages"
+
+
+def _newest(results: Sequence[Result], artifact: str) -> list[Result]:
+    """The newest run of each experiment that kept an artifact, of its first seed, in the order of the models."""
+    newest = {
+        result.experiment: result
+        for result in sorted(results, key=lambda r: (-r.seed, r.started))
+        if result.status == "ok" and artifact in result.artifacts and result.dataset
+    }
+    return sorted(newest.values(), key=lambda r: (model_rank(r.model), model_title(r), r.experiment))
+
+
+def _by_data(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The runs with kept stages, by the test images they share."""
+
+    def place(result: Result) -> str:
+        return f"{result.dataset.name}_{result.dataset.fingerprint[:8]}_{result.metrics['images']}"
+
+    return grouped(_newest(results, "stages"), place)
 
 
 def titles_of(group: Sequence[Result]) -> list[str]:
@@ -71,37 +108,52 @@ def titles_of(group: Sequence[Result]) -> list[str]:
     ]
 
 
-def _draw(group: Sequence[Result], results_dir: Path) -> np.ndarray:
-    """Rows: pictures. Columns: picture, truth, each model. Raises ReproError when predictions or data are gone."""
-    first = group[0]
-    dataset = open_dataset(first.dataset.name, **first.config["data"].get("options", {}))
+def drawn(
+    what: str, groups: dict[str, list[Result]], digest: Callable[[Result], str],
+    draw: Callable[[Sequence[Result], Path], np.ndarray], results_dir: Path,
+) -> dict[str, Picture]:  # fmt: skip
+    """A picture `gallery_<what>_<data>.png` of each group. `digest`: of what is drawn of a run."""
+    pictures: dict[str, Picture] = {}
+    for key, group in sorted(groups.items()):
+        data = [[title, digest(result)] for title, result in zip(titles_of(group), group, strict=True)]
+        name = f"gallery_{what}_{key.rsplit('_', 2)[0]}.png"
+        name = name if name not in pictures else f"gallery_{what}_{key}.png"
+        pictures[name] = _picture([key, data], draw, group, results_dir)
+    return pictures
+
+
+def _picture(data: Any, draw: Callable[..., np.ndarray], group: Sequence[Result], results_dir: Path) -> Picture:
+    private = group[0].dataset.name not in PUBLISHABLE
+    return Picture(data, functools.partial(draw, group, results_dir), private)
+
+
+def shown_images(result: Result, count: int | None = None) -> tuple[Info, list[Sample]]:
+    """The card of a run's data set and the sampled test images, of the first `count` or of all. Raises NoDataError."""
+    dataset, split = open_dataset(result.dataset.name, **result.config["data"].get("options", {})), result.dataset.split
     dataset.prepare()
-    names = dataset.info.semantic_classes
-    palette = dataset.info.palette or [tuple(map(int, colour)) for colour in voc_colormap(len(names))]
-    canvas = canvas_of(first)
-    indices = sample_indices(dataset.size(first.dataset.split))
-    columns = [_samples(result, results_dir, canvas, len(indices)) for result in group]
+    indices = sample_indices(dataset.size(split) if count is None else count)
+    return dataset.info, [dataset.sample(split, index) for index in indices]
+
+
+def _draw_maps(group: Sequence[Result], results_dir: Path) -> np.ndarray:
+    """Rows: pictures. Columns: picture, truth, each model. Raises ReproError when predictions or data are gone."""
+    canvas, (info, samples) = canvas_of(group[0]), shown_images(group[0])
+    palette = info.palette or [tuple(map(int, colour)) for colour in voc_colormap(len(info.semantic_classes))]
+    columns = [_label_maps(result, results_dir, canvas, len(samples)) for result in group]
     rows, void, padded = [], False, False
-    for number, index in enumerate(indices):
-        record = letterbox(dataset.sample(first.dataset.split, index), canvas)
+    for sample, *maps in zip(samples, *columns, strict=True):
+        record = letterbox(sample, canvas)
         padding = np.ones(canvas, bool)
         padding[: record["valid_size"][0], : record["valid_size"][1]] = False
-        labels = [record["semantic"], *(column[number] for column in columns)]
-        rows.append([_painted(rgb(record["image"]), padding), *(_coloured(m, palette, padding) for m in labels)])
-        void = void or bool((record["semantic"][~padding] == VOID).any())
-        padded = padded or bool(padding.any())
+        row = [rgb(record["image"]), *(colourise(labels, palette) for labels in (record["semantic"], *maps))]
+        rows.append([np.where(padding[..., None], np.array(_PADDING, np.uint8), picture) for picture in row])
+        void |= bool((record["semantic"][~padding] == VOID).any())
+        padded |= bool(padding.any())
     extra = [("void, not scored", voc_colormap()[VOID])] * void + [("padding", _PADDING)] * padded
+    names = [*info.semantic_classes, *(name for name, _ in extra)]
     titles, cell = ["image", "truth", *titles_of(group)], _cell(canvas)
-    shown = [*names, *(name for name, _ in extra)], [*palette, *(colour for _, colour in extra)]
-    return grid(rows, titles, legend=legend(*shown, (max(cell[1], _CELL[0]) + 8) * len(titles)), cell=cell)
-
-
-def _coloured(labels: np.ndarray, palette: Palette, padding: np.ndarray) -> np.ndarray:
-    return _painted(colourise(labels, palette), padding)
-
-
-def _painted(picture: np.ndarray, padding: np.ndarray) -> np.ndarray:
-    return np.where(padding[..., None], np.array(_PADDING, np.uint8), picture)
+    key = legend(names, [*palette, *(colour for _, colour in extra)], (max(cell[1], _CELL[0]) + 8) * len(titles))
+    return grid(rows, titles, legend=key, cell=cell)
 
 
 def _cell(size: tuple[int, int]) -> tuple[int, int]:
@@ -112,7 +164,7 @@ def _cell(size: tuple[int, int]) -> tuple[int, int]:
     return round(size[0] * scale), round(size[1] * scale)
 
 
-def _samples(result: Result, results_dir: Path, canvas: tuple[int, int], count: int) -> list[np.ndarray]:
+def _label_maps(result: Result, results_dir: Path, canvas: tuple[int, int], count: int) -> list[np.ndarray]:
     """The kept label maps of a run, `count` of [H,W] of the canvas."""
     path = results_dir / result.experiment / result.artifacts["samples"].file
     cure = f"restore it, or run {result.experiment} again"
@@ -125,92 +177,41 @@ def _samples(result: Result, results_dir: Path, canvas: tuple[int, int], count: 
     return np.split(kept, count, axis=1)
 
 
-def semantic_pictures(results: Sequence[Result], results_dir: Path) -> dict[str, Picture]:
-    """Label maps by file name."""
-    pictures = {}
-    for name, group in _groups(results).items():
-        data = [
-            [title, result.artifacts["samples"].sha256, result.dataset.fingerprint]
-            for title, result in zip(titles_of(group), group, strict=True)
-        ]
-        draw = functools.partial(_draw, group, results_dir)
-        pictures[f"gallery_{name}.png"] = Picture(data, draw, private=not is_publishable(group[0]))
-    return pictures
-
-
-def is_publishable(result: Result) -> bool:
-    """Whether the pictures that a run saw may be shown: photographs are not ours to publish."""
-    return result.dataset.name in PUBLISHABLE
-
-
-def stage_pictures(results: Sequence[Result], results_dir: Path) -> dict[str, Picture]:
-    """The stages of detectors by file name."""
-    groups = groups_of(results)
-    return drawn("stages", groups, lambda r: r.artifacts["stages"].sha256, _draw_stages, results_dir)
-
-
-def groups_of(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """The newest run with kept stages of each experiment, first seed first, by the test images they share."""
-    newest: dict[str, Result] = {}
-    for result in sorted(results, key=lambda r: (-r.seed, r.started)):
-        if result.status == "ok" and "stages" in result.artifacts and result.dataset:
-            newest[result.experiment] = result
-    groups: dict[str, list[Result]] = {}
-    for result in sorted(newest.values(), key=lambda r: (model_rank(r.model), model_title(r), r.experiment)):
-        key = f"{result.dataset.name}_{result.dataset.fingerprint[:8]}_{result.metrics['images']}"
-        groups.setdefault(key, []).append(result)
-    return groups
-
-
-def drawn(
-    what: str,
-    groups: dict[str, list[Result]],
-    digest: Callable[[Result], str],
-    draw: Callable[[Sequence[Result], Path], np.ndarray],
-    results_dir: Path,
-) -> dict[str, Picture]:
-    """A picture `gallery_<what>_<data>.png` of each group. `digest`: of what is drawn of a run."""
-    pictures: dict[str, Picture] = {}
-    for key, group in sorted(groups.items()):
-        data = [[title, digest(result)] for title, result in zip(titles_of(group), group, strict=True)]
-        name = f"gallery_{what}_{key.rsplit('_', 2)[0]}.png"
-        private = not is_publishable(group[0])
-        picture = Picture([key, data], functools.partial(draw, group, results_dir), private)
-        pictures[name if name not in pictures else f"gallery_{what}_{key}.png"] = picture
-    return pictures
+def _kept_images(
+    group: Sequence[Result], artifact: Callable[[Result], str], results_dir: Path
+) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
+    """The names of the classes; each test image followed by what each run kept of it."""
+    info, samples = shown_images(group[0], group[0].metrics["images"])
+    kept = [kept_lines(result, artifact(result), results_dir, len(samples)) for result in group]
+    return info.classes, list(zip(samples, *kept, strict=True))
 
 
 def _draw_stages(group: Sequence[Result], results_dir: Path) -> np.ndarray:
     """Rows: pictures. Columns: objects, then proposals and final boxes of each model, and an RPN's matched anchors."""
-    first = group[0]
-    dataset = open_dataset(first.dataset.name, **first.config["data"].get("options", {}))
-    dataset.prepare()
-    names, split = dataset.info.classes, first.dataset.split
-    indices = sample_indices(first.metrics["images"])
-    kept = [kept_lines(result, "stages", results_dir, len(indices)) for result in group]
-    titles = ["objects"]
-    for title, stages in zip(titles_of(group), kept, strict=True):
-        titles += [f"{title}: {stage}" for stage in _shown(stages[0])]
-    rows = []
-    for number, index in enumerate(indices):
-        sample = dataset.sample(split, index)
+    names, images = _kept_images(group, lambda result: "stages", results_dir)
+    shown = [[stage for stage in _STAGES if stage in entry] for entry in images[0][1:]]
+    titles, rows = ["objects"], []
+    for title, stages in zip(titles_of(group), shown, strict=True):
+        titles += [f"{title}: {stage}" for stage in (*stages, "final boxes")]
+    for sample, *entries in images:
         image, scale = enlarged(sample.image, _STAGE)
         row = [draw_boxes(image, sample.boxes * scale, sample.classes, names)]
-        for stages in kept:
-            entry = stages[number]
-            for stage in _shown(stages[0]):
-                if stage == "final boxes":
-                    boxes = np.array(entry["boxes"], float).reshape(-1, 4) * scale
-                    row.append(draw_boxes(image, boxes, entry["classes"], names, scores=entry["scores"]))
-                else:
-                    colour = _ANCHOR if stage == "anchors" else _PROPOSED
-                    row.append(_outlined(image, np.array(entry[stage], float).reshape(-1, 4) * scale, colour))
+        for entry, stages in zip(entries, shown, strict=True):
+            row += [_outlined(image, np.reshape(entry[stage], (-1, 4)) * scale, _STAGES[stage]) for stage in stages]
+            row.append(draw_answer(image, entry, sample.image.shape[:2], names))
         rows.append(row)
     return grid(rows, titles, cell=(_STAGE, _STAGE))
 
 
-def _shown(entry: dict[str, Any]) -> list[str]:
-    return [stage for stage in ("proposals", "anchors") if stage in entry] + ["final boxes"]
+def _draw_instances(group: Sequence[Result], results_dir: Path) -> np.ndarray:
+    """Rows: pictures. Columns: the true instances, then each model's instances or, where it has none, boxes."""
+    names, images = _kept_images(group, _artifact, results_dir)
+    rows = []
+    for sample, *entries in images:
+        image, _ = enlarged(sample.image, LONGEST)
+        truth = draw_instances(image, enlarge_masks(sample.masks, image.shape[:2]), sample.classes, names)
+        rows.append([image, truth, *(draw_answer(image, entry, sample.image.shape[:2], names) for entry in entries)])
+    return grid(rows, ["image", "objects", *titles_of(group)], cell=(LONGEST, LONGEST))
 
 
 def enlarged(image: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
@@ -240,45 +241,10 @@ def kept_lines(result: Result, artifact: str, results_dir: Path, count: int) -> 
     return kept
 
 
-def instance_pictures(results: Sequence[Result], results_dir: Path) -> dict[str, Picture]:
-    """The same pictures through detectors and instance segmentation, a gallery for each data set that has both."""
-    groups = {
-        key: [result for result in group if result.model in _COMPARED]
-        for key, group in groups_of(results).items()
-        if any("instances" in result.artifacts for result in group)
-    }
-    return drawn("instances", groups, lambda r: r.artifacts[_artifact(r)].sha256, _draw_instances, results_dir)
-
-
-def _artifact(result: Result) -> str:
-    return "instances" if "instances" in result.artifacts else "stages"
-
-
-def _draw_instances(group: Sequence[Result], results_dir: Path) -> np.ndarray:
-    """Rows: pictures. Columns: the true instances, then each model's instances or, where it has none, boxes."""
-    first = group[0]
-    dataset = open_dataset(first.dataset.name, **first.config["data"].get("options", {}))
-    dataset.prepare()
-    names, split = dataset.info.classes, first.dataset.split
-    indices = sample_indices(first.metrics["images"])
-    kept = [kept_lines(result, _artifact(result), results_dir, len(indices)) for result in group]
-    rows = []
-    for number, index in enumerate(indices):
-        sample = dataset.sample(split, index)
-        image, _ = enlarged(sample.image, LONGEST)
-        truth = draw_instances(image, enlarge_masks(sample.masks, image.shape[:2]), sample.classes, names)
-        original = sample.image.shape[:2]
-        rows.append([image, truth, *(draw_answer(image, lines[number], original, names) for lines in kept)])
-    return grid(rows, ["image", "objects", *titles_of(group)], cell=(LONGEST, LONGEST))
-
-
 def draw_answer(
-    image: np.ndarray,
-    entry: dict[str, Any],
-    original: tuple[int, int],
-    names: Sequence[str],
+    image: np.ndarray, entry: dict[str, Any], original: tuple[int, int], names: Sequence[str],
     colours: np.ndarray | None = None,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """The kept instances or, where a network has none, boxes over an enlarged image; they are in pixels of the
     original (height, width). `colours`: of each class, where instances of one are to look the same."""
     classes, scores = entry["classes"], entry["scores"]

@@ -46,6 +46,10 @@ class Row:
     values: dict[str, Any]
     files: tuple[str, ...] = ()
 
+    def put(self, key: str, value: float | None, form: str = "") -> None:
+        """A number, exact and as text: in a format, or to three significant digits."""
+        self.values[key], self.cells[key] = value, fixed(value, form) if form else number(value)
+
 
 @dataclass(frozen=True)
 class Section:
@@ -188,22 +192,15 @@ def to_latex(table: Table) -> str:
         title = f"{table.title}: {section.heading}." if section.heading else f"{table.title}."
         caption = escape_latex(" ".join([title, *layout.shared]))
         align = "".join(side[0] for side in _alignment(layout.rows, len(layout.titles)))
+        notes = (note.replace("`", "") for note in section.notes)
+        header, *rows = (" & ".join(map(escape_latex, row)) + " \\\\" for row in (layout.titles, *layout.rows))
         lines = [
-            "\\begin{table}",
-            "\\centering",
-            f"\\caption{{{caption}}}",
+            "\\begin{table}", "\\centering", f"\\caption{{{caption}}}",
             f"\\label{{tab:{table.name.replace('_', '-')}-{index}}}",
             "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
-            f"\\begin{{tabular}}{{{align}}}",
-            "\\toprule",
-            " & ".join(map(escape_latex, layout.titles)) + " \\\\",
-            "\\midrule",
-            *(" & ".join(map(escape_latex, row)) + " \\\\" for row in layout.rows),
-            "\\bottomrule",
-            "\\end{tabular}}",
-            *(f"\\par\\footnotesize {escape_latex(note.replace('`', ''))}" for note in section.notes),
-            "\\end{table}",
-        ]
+            f"\\begin{{tabular}}{{{align}}}", "\\toprule", header, "\\midrule", *rows, "\\bottomrule",
+            "\\end{tabular}}", *(f"\\par\\footnotesize {escape_latex(note)}" for note in notes), "\\end{table}",
+        ]  # fmt: skip
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
@@ -214,6 +211,9 @@ def to_csv(table: Table) -> str:
     frame = pd.DataFrame([{"row": row.id, "section": heading} | row.values for heading, row in rows], dtype=object)
     frame["results"] = [" ".join(row.files) for _, row in rows]
     return frame.to_csv(index=False, lineterminator="\n")
+
+
+FORMS = {"md": to_markdown, "csv": to_csv, "tex": to_latex}
 
 
 def _rows_by_id(table: Table) -> dict[str, tuple[str, tuple[str, ...]]]:

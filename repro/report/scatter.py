@@ -76,8 +76,8 @@ def _plot(axis: Axes, panel: Panel, colours: dict[str, str], metric: str) -> Non
             x, y, xerr=_bars(x, left, right), yerr=_bars(y, low, high), color=colours[point.model],
             marker=_MARKERS[number % len(_MARKERS)], markersize=7, elinewidth=1, capsize=2,
         )  # fmt: skip
-    axis.set_title("\n".join(textwrap.wrap(panel.title, 62)), loc="left", fontsize=10, fontweight="bold")
-    axis.set_xlabel("\n".join([f"latency of one {panel.unit}, ms", *textwrap.wrap(panel.setup, 72)]), fontsize=9)
+    axis.set_title(textwrap.fill(panel.title, 62), loc="left", fontsize=10, fontweight="bold")
+    axis.set_xlabel(f"latency of one {panel.unit}, ms\n{textwrap.fill(panel.setup, 72)}", fontsize=9)
     plain(axis, ylabel=metric)
     axis.margins(0.2)
     latencies = [point.latency[0] for point in panel.points]
@@ -125,7 +125,7 @@ def _label(axis: Axes, point: Point, taken: Sequence[Bbox], renderer: Any) -> Bb
 
     def moved(distance: int, right: int, up: int) -> Bbox:
         text.set_position((right * distance, up * distance))
-        text.set(ha=_side(right, "left", "right"), va=_side(up, "bottom", "top"))
+        text.set(ha=("center", "left", "right")[right], va=("center", "bottom", "top")[up])
         text.update_positions(renderer)
         return Text.get_window_extent(text, renderer)  # an annotation's own would count its leader
 
@@ -134,10 +134,6 @@ def _label(axis: Axes, point: Point, taken: Sequence[Bbox], renderer: Any) -> Bb
     best = min(places, key=lambda place: _covered(moved(*place), taken, axis.bbox) + place[0])
     text.arrow_patch.set_visible(best[0] > _DISTANCES[1])
     return moved(*best)
-
-
-def _side(direction: int, positive: str, negative: str) -> str:
-    return {1: positive, -1: negative, 0: "center"}[direction]
 
 
 def _covered(box: Bbox, taken: Sequence[Bbox], inside: Bbox) -> float:

@@ -12,55 +12,43 @@ from repro.records.result import Result
 from repro.report import render
 from repro.report.accuracy import published_section
 from repro.report.figures import Picture
-from repro.report.pooling import DATA_TITLES, METRICS, Pool, data_title, model_title
-from repro.report.render import Row, Section, Table, TableInfo, columns
+from repro.report.pooling import DATA_TITLES, METRICS, Pool, data_title, grouped, model_title
+from repro.report.render import Row, Section, Table, columns
 
 Expected = Sequence[dict[str, str]]
 TableOf = Callable[[Result], str]
 
 
-def _all_tables(kinds: Sequence[Any]) -> list[TableInfo]:
-    """Every table that a kind brings along, in reading order."""
-    return [table for kind in kinds for table in kind.TABLES]
-
-
 def _sections(kinds: Sequence[Any], results: Sequence[Result]) -> dict[str, list[Section]]:
     """The sections of every table: those of the kind that brings it along, then what others add."""
-    found: dict[str, list[tuple[bool, list[Section]]]] = {}
-    for kind in kinds:
-        own = {table.name for table in kind.TABLES}
-        for name, sections in kind.sections(results).items():
-            found.setdefault(name, []).append((name not in own, sections))
-    return {
-        name: [section for _, sections in sorted(parts, key=lambda part: part[0]) for section in sections]
-        for name, parts in found.items()
-    }
+    parts = [(name, kind, sections) for kind in kinds for name, sections in kind.sections(results).items()]
+    found: dict[str, list[Section]] = {}
+    for name, _, sections in sorted(parts, key=lambda part: all(part[0] != table.name for table in part[1].TABLES)):
+        found.setdefault(name, []).extend(sections)
+    return found
 
 
 def _missing_section(table: str, results: Sequence[Result], expected: Expected, table_of: TableOf) -> list[Section]:
     """Experiments without a figure: failed runs that no later run made good, and what has no result."""
 
     def same(r: Result) -> tuple[Any, ...]:
-        return (r.experiment, r.backend, r.precision, r.config_hash, r.seed)
+        return (r.experiment, r.backend, r.precision, r.config_hash)
 
-    done = {same(result) for result in results if result.status == "ok"}
-    failed: dict[tuple[Any, ...], list[Result]] = {}
-    for result in results:
-        if result.status == "failed" and same(result) not in done and table_of(result) == table:
-            failed.setdefault(same(result)[:-1], []).append(result)
+    done = {(same(result), result.seed) for result in results if result.status == "ok"}
+    failed = [r for r in results if r.status == "failed" and (same(r), r.seed) not in done and table_of(r) == table]
     rows = []
-    for _, runs in sorted(failed.items()):
-        entry = Pool((), tuple(runs))
-        reason = " ".join((entry.first.error or "").strip().splitlines()[:1])[:120]
+    for _, runs in sorted(grouped(failed, same).items()):
+        first, files = runs[0], Pool((), tuple(runs)).files
+        reason = " ".join((first.error or "").strip().splitlines()[:1])[:120]
         state = f"failed: {reason}" if reason else "failed"
-        rows.append((entry.first.experiment, model_title(entry.first), data_title(entry.first), state, entry.files))
+        rows.append((first.experiment, model_title(first), data_title(first), state, files))
     seen = {result.experiment for result in results}
     for row in sorted(expected, key=lambda row: row["experiment"]):
         if row["table"] == table and row["experiment"] not in seen:
             data = row.get("dataset") or ""
             rows.append((row["experiment"], row["model"], DATA_TITLES.get(data, data), row["status"], ()))
     names = ("experiment", "model", "data", "state")
-    built = tuple(Row("", (cells := dict(zip(names, row, strict=False))), cells, row[4]) for row in rows)
+    built = [Row("", cells := dict(zip(names, texts, strict=True)), cells, files) for *texts, files in rows]
     return [Section("No figure yet", columns(*names), built)] if built else []
 
 
@@ -68,14 +56,14 @@ def build_tables(kinds: Sequence[Any], results: Sequence[Result], expected: Expe
     """The tables that have at least one row, in reading order. What is missing, and what papers print, stands between
     the figures that count and those of smoke runs."""
     found, built = _sections(kinds, results), []
-    for info in _all_tables(kinds):
+    for info in (info for kind in kinds for info in kind.TABLES):
         sections = found.get(info.name, [])
         missing = _missing_section(info.name, results, expected, table_of)
         smoke = next((i for i, section in enumerate(sections) if "Smoke, only" in section.heading), len(sections))
-        published = [published_section(info.name)] if info.name in METRICS else []
         if sections or missing:
+            published = [published_section(info.name)] if info.name in METRICS else []
             sections[smoke:smoke] = [*missing, *published]
-            built.append(Table(info.name, info.title, info.caption, tuple(sections)))
+            built.append(Table(info.name, info.title, info.caption, sections))
     return built
 
 
@@ -85,11 +73,9 @@ def render_all(
     """Every generated file by name, text or a picture that is yet to be drawn; and the pictures that are private."""
     results = sorted(results, key=lambda r: (r.experiment, r.run_id))
     tables = build_tables(kinds, results, expected, table_of)
-    files: dict[str, render.Content] = {}
-    for table in tables:
-        files[f"{table.name}.md"] = render.to_markdown(table)
-        files[f"{table.name}.csv"] = render.to_csv(table)
-        files[f"{table.name}.tex"] = render.to_latex(table)
+    files: dict[str, render.Content] = {
+        f"{table.name}.{form}": write(table) for table in tables for form, write in render.FORMS.items()
+    }
     private: dict[str, Picture] = {}
     for kind in kinds:
         for name, content in kind.figures(results).items():
@@ -126,6 +112,6 @@ def check_tables(
 def generated_names(kinds: Sequence[Any], folder: Path) -> set[str]:
     """The files of the folder that may be generated: those its index lists, and the forms of every table; others are
     left alone."""
-    names = {f"{table.name}.{form}" for table in _all_tables(kinds) for form in ("md", "csv", "tex")}
+    names = {f"{table.name}.{form}" for kind in kinds for table in kind.TABLES for form in render.FORMS}
     names |= {path.name for path in folder.glob("gallery_*.png")}
     return names | render.indexed_files(folder / "index.json") | {"README.md", "index.json"}

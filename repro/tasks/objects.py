@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 from repro.data.masks import encode_rle
@@ -30,10 +29,7 @@ def objects_of(dataset: Any, split: str, count: int | None = None, masks: bool =
     indices = range(dataset.size(split) if count is None else count)
     for index in tqdm(indices, desc="reading", unit="image", leave=False, disable=None):
         sample = dataset.sample(split, index)
-        truth = {"boxes": sample.boxes, "classes": sample.classes}
-        none = np.zeros(len(sample.classes), bool)
-        for name, flags in (("difficult", sample.difficult), ("crowd", sample.crowd)):
-            truth[name] = none if flags is None else flags
+        truth = sample.truth()
         if masks and sample.masks is not None:
             truth |= {"masks": list(map(encode_rle, sample.masks)), "area": sample.masks.sum(axis=(1, 2))}
         objects.ids.append(sample.image_id)

@@ -52,9 +52,7 @@ class Images:
     def objects(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Boxes [M,4] and classes [M] to learn from."""
         sample = self.samples[index]
-        kept = np.ones(len(sample.classes), bool)
-        for flags in (sample.difficult, sample.crowd):
-            kept &= True if flags is None else ~flags
+        kept = sample.learned()
         return sample.boxes[kept], sample.classes[kept]
 
     def regions(self, index: int, boxes: np.ndarray) -> np.ndarray:

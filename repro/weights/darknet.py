@@ -194,13 +194,9 @@ Section = tuple[str, tuple[tuple[str, Any], ...]]
 
 
 def write_cfg(
-    path: str | os.PathLike,
-    rows: Iterable[darknet.Row],
-    input_size: tuple[int, int],
-    channels: int = 3,
-    width: float = 1.0,
-    answers: bool = True,
-) -> None:
+    path: str | os.PathLike, rows: Iterable[darknet.Row], input_size: tuple[int, int], channels: int = 3,
+    width: float = 1.0, answers: bool = True,
+) -> None:  # fmt: skip
     """Write the .cfg of a network from its rows. `input_size` is (height, width), `width` as it was built with.
 
     A network without `Answer` rows is a classifier and ends in a softmax. `answers=False` leaves all of these out, for
