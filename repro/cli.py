@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, arg
@@ -77,8 +77,7 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 
 def list_(
-    what: Positional[Literal["models", "datasets", "experiments", "claims", "tables"]],
-    as_json: Json = False,
+    what: Positional[Literal["models", "datasets", "experiments", "claims", "tables"]], as_json: Json = False
 ) -> None:
     """List models, data sets, experiments, claims or tables."""
     from repro.runner.listing import listing, show
@@ -122,12 +121,7 @@ def describe(
             print(f"{key:18} {f'{value:,}' if isinstance(value, int) else value}")
 
 
-def data(
-    name: Positional[DataSet],
-    preview: bool = False,
-    split: str | None = None,
-    count: int = 6,
-) -> None:
+def data(name: Positional[DataSet], preview: bool = False, split: str | None = None, count: int = 6) -> None:
     """Get a data set ready, check it, say what it is; with --preview draw some of it with its annotations.
 
     Args:
@@ -190,11 +184,12 @@ def train(
         seed: Of the weights, the order of the data and the augmentation.
     """
     from repro.runner.adhoc import training
+    from repro.runner.suite import run_adhoc
 
     options = {"padding": padding} if padding else {}
     network = dict(size=parse_size(size), width=width, depth=depth, variant=variant, options=options)
     budget = dict(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, recipe=recipe)
-    return _launch_one(training(name, data, network, budget, init, precision), seed, backend, compile)
+    return run_adhoc(training(name, data, network, budget, init, precision), seed, backend, compile)
 
 
 def eval_(
@@ -233,8 +228,9 @@ def eval_(
     if name is None or weights is None:
         raise ReproError("there is nothing to score", "give NAME and --weights FILE, or --predictions FILE")
     from repro.runner.adhoc import evaluation
+    from repro.runner.suite import run_adhoc
 
-    return _launch_one(evaluation(name, data, weights, split, parse_size(size), variant), 0, backend)
+    return run_adhoc(evaluation(name, data, weights, split, parse_size(size), variant), 0, backend)
 
 
 def predict(
@@ -279,8 +275,9 @@ def speed(
         seconds: Longest each group of measurements may take.
     """
     from repro.runner.adhoc import timing
+    from repro.runner.suite import run_adhoc
 
-    return _launch_one(timing(name, parse_size(size), width, depth, precision, seconds), 0, backend)
+    return run_adhoc(timing(name, parse_size(size), width, depth, precision, seconds), 0, backend)
 
 
 def run(
@@ -364,22 +361,7 @@ def _load_keras(name: str | None) -> None:
         importlib.import_module("keras")
 
 
-def _launch_one(preset: Any, seed: int, backend_name: str | None, compile: str | None = None) -> int:
-    from repro.runner.suite import run_adhoc
-
-    return run_adhoc(preset, seed, backend_name, compile)
-
-
 COMMANDS = {
-    "list": list_,
-    "describe": describe,
-    "data": data,
-    "train": train,
-    "eval": eval_,
-    "predict": predict,
-    "speed": speed,
-    "run": run,
-    "tables": tables,
-    "cite": cite,
-    "doctor": doctor,
-}
+    "list": list_, "describe": describe, "data": data, "train": train, "eval": eval_, "predict": predict,
+    "speed": speed, "run": run, "tables": tables, "cite": cite, "doctor": doctor,
+}  # fmt: skip

@@ -112,11 +112,6 @@ def build(
         if value < 1:
             raise ReproError(f"{value} {label} for {name} are impossible", f"give at least 1 of --{label}")
     return function(
-        num_classes=classes,
-        input_size=input_size or entry.input_size,
-        channels=image_channels,
-        variant=variant or entry.variants[0],
-        width=width,
-        depth=depth,
-        **options,
-    )
+        num_classes=classes, input_size=input_size or entry.input_size, channels=image_channels,
+        variant=variant or entry.variants[0], width=width, depth=depth, **options,
+    )  # fmt: skip

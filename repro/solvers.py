@@ -15,7 +15,6 @@ from sklearn.svm import LinearSVC
 from repro.errors import ReproError
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 NEVER = -1e6  # the score of a class without positives, far below the -1 of a negative, yet finite
 HARD_SCORE = -1.0001
 EVICT_SCORE = -1.2

@@ -29,7 +29,7 @@ SEGMENTER = Train(
         },
     ),
     recipe="suite", epochs=3, batch_size=4, optimizer="sgd", learning_rate=1e-2, schedule="cosine", val_every=2,
-    augment={"flip": True, "jitter": 3}, task=Segmentation(),
+    task=Segmentation(),  # without augmentation, for which XLA draws other numbers
 )  # fmt: skip
 
 

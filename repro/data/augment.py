@@ -11,7 +11,6 @@ from repro.data.base import VOID
 from repro.errors import ReproError
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 GRID = 3  # elastic displacements are drawn on GRID x GRID points (U-Net, Section 3.1)
 
 
@@ -58,17 +57,14 @@ class Augment:
         canvas = (image.shape[1], image.shape[2])
         valid = ops.cast(batch.get("valid_size", [canvas]), "int32")
         rows, columns = self._coordinates(ops.shape(image)[0], canvas, valid)
-        image = _bilinear_dense(image, rows, columns) if self._dense else _bilinear(image, rows, columns)
+        sample = _bilinear_dense if self.rotate or self.elastic else _bilinear
+        image = sample(image, rows, columns)
         batch = {name: value for name, value in batch.items() if name != "valid_size"}
         batch["image"] = self._change_grey(image) if self.grey else image
         for name, dtype, outside in (("semantic", "int32", VOID), ("pixel_weight", "float32", 0.0)):
             if name in batch:
                 batch[name] = _nearest(ops.cast(batch[name], dtype), rows, columns, valid, outside)
         return batch
-
-    @property
-    def _dense(self) -> bool:
-        return bool(self.rotate or self.elastic)
 
     def _coordinates(self, count: Any, canvas: tuple[int, int], valid: Any) -> tuple[Any, Any]:
         """Row and column in the source of every output pixel's centre: [B,h,1] and [B,1,w], or both [B,h,w]."""
@@ -90,7 +86,8 @@ class Augment:
         rows = rows + (height - 1) / 2 + down[:, None, None]
         columns = columns + (width - 1) / 2 + across[:, None, None]
         if self.elastic:
-            moved = _spread(self.elastic * self._normal((count, 2, GRID, GRID)), height, width)
+            drawn = keras.random.normal((count, 2, GRID, GRID), seed=self.generator)
+            moved = _spread(self.elastic * drawn, height, width)
             rows, columns = rows + moved[:, 0], columns + moved[:, 1]
         return rows, columns
 
@@ -109,9 +106,6 @@ class Augment:
 
     def _uniform(self, count: Any, low: float, high: float) -> Any:
         return keras.random.uniform((count,), low, high, seed=self.generator)
-
-    def _normal(self, shape: tuple[Any, ...]) -> Any:
-        return keras.random.normal(shape, seed=self.generator)
 
 
 def _check(crop: Any, zoom: Any, limits: dict[str, float]) -> None:

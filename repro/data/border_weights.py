@@ -6,7 +6,6 @@ import numpy as np
 from scipy import ndimage
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 _NEGLIGIBLE = 1e-7  # what the border term may lack; float32 cannot tell 1 from 1 plus half of it
 
 

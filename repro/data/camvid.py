@@ -10,7 +10,6 @@ from repro.data.folder import Named, PairFolder, match
 from repro.data.images import class_table, to_classes
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 _CLASSES = (
     ("sky", (128, 128, 128)), ("building", (128, 0, 0)), ("pole", (192, 192, 128)), ("road", (128, 64, 128)),
     ("pavement", (60, 40, 222)), ("tree", (128, 128, 0)), ("sign symbol", (192, 128, 128)), ("fence", (64, 64, 128)),

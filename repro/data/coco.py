@@ -13,7 +13,6 @@ from repro.data.coco_format import CocoFormat
 from repro.data.download import Archive, install
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 CLASSES = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
     "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",

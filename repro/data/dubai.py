@@ -16,7 +16,6 @@ from repro.data.images import read_colours
 from repro.errors import ReproError
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 _FOLDER = "Semantic segmentation dataset"
 _AGAIN = f"fetch the folder {_FOLDER} again"
 # in the order of the data set's page; the colours are those of the masks

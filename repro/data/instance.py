@@ -14,7 +14,6 @@ from repro.data.masks import crop_mask
 from repro.errors import ReproError
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 MASK_SIDE = 56  # cells of a mask in each direction
 
 

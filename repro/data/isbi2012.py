@@ -15,7 +15,6 @@ from repro.data.images import class_table, read_stack, to_classes
 from repro.errors import ReproError
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 SLICES = 30
 VAL_SLICES = 3
 _FILES = ("train-volume.tif", "train-labels.tif")
@@ -78,12 +77,9 @@ class Isbi2012(Folder):
         Raises ReproError naming the file when one is damaged or does not fit."""
         images, classes = self._stacks
         number = self._items(split)[index]
-        return Sample(
-            f"slice-{number:02d}",
-            images[number, :, :, None].copy(),
-            semantic=classes[number].copy(),
-            pixel_weight=self._weight(number).copy() if self.options["weight_map"] else None,
-        )
+        weight = self._weight(number).copy() if self.options["weight_map"] else None
+        image, semantic = images[number, :, :, None].copy(), classes[number].copy()
+        return Sample(f"slice-{number:02d}", image, semantic=semantic, pixel_weight=weight)
 
     def _items(self, split: str) -> list[int]:
         return self._slices[known_split(self.info, split)]

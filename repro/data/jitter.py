@@ -16,7 +16,6 @@ from repro.errors import ReproError
 from repro.ops.boxes import box_area, clip_boxes, flip_boxes, side_lengths
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 LEAST_AREA = 0.1  # share of its area that a box must keep inside the canvas
 LEAST_SIDE = 1.0  # pixels of width and of height that a box which is cut must keep
 

@@ -14,7 +14,6 @@ from pycocotools import mask as coco_mask
 from repro.errors import ReproError
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 MIN_SIDE = 1e-6  # pixels: a box below it in width or height has no area
 _TIE = 1e-9  # weights that should give the threshold itself may round below it
 _MAX_PIXELS = 2**31  # pycocotools counts pixels in 32 bits

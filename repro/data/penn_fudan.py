@@ -35,12 +35,9 @@ class PennFudan(PairFolder):
 
     folder = "PennFudanPed"
     archive = Archive(
-        dataset="penn_fudan",
-        url="https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip",
-        size=53_723_336,
-        unpacked=55_000_000,
-        checksum="",  # nobody published one
-    )
+        dataset="penn_fudan", url="https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip", size=53_723_336,
+        unpacked=55_000_000, checksum="",  # nobody published one
+    )  # fmt: skip
     counts: ClassVar[dict[str, int]] = {split: len(stems) for split, stems in _STEMS.items()}
     info = Info(
         name="penn_fudan", title="Penn-Fudan pedestrians", source="https://www.cis.upenn.edu/~jshi/ped_html",

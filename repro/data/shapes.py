@@ -141,15 +141,9 @@ class Shapes:
         masks = owner == np.arange(1, len(classes) + 1)[:, None, None]
         semantic = np.array([0, *(kind + 1 for kind in classes)], np.uint8)[owner]
         semantic[_widen(owner, self.options["void_border"]) > owner] = VOID
-        return Sample(
-            image_id=f"{split}-{index:06d}",
-            image=image,
-            label=classes[int(masks.sum((1, 2)).argmax())],
-            semantic=semantic,
-            boxes=tight_boxes(masks),
-            classes=np.array(classes, np.int32),
-            masks=masks,
-        )
+        label, kinds = classes[int(masks.sum((1, 2)).argmax())], np.array(classes, np.int32)
+        objects = {"boxes": tight_boxes(masks), "classes": kinds, "masks": masks}
+        return Sample(f"{split}-{index:06d}", image, label=label, semantic=semantic, **objects)
 
     def _crowded_out(self) -> ReproError:
         problem = f"shapes finds no room for {self.options['min_objects']} objects in a scene"

@@ -28,7 +28,6 @@ from repro.data.voc_seg import Voc2012Seg
 from repro.errors import ReproError, unknown_name
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",

@@ -14,7 +14,6 @@ from repro.data.images import class_table, to_classes
 from repro.errors import NoDataError
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 _CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",

@@ -24,26 +24,14 @@ def _published(filename: str, size: int = 0, checksum: str = "") -> Archive:
     return Archive("darknet", f"{_SITE}/{filename}", size, size, checksum)
 
 
+_DARKNET19 = "9b8b4d2e15200d7be487c85d70e18c6be6fffbd1401e9b4eb48e8e0f585d1a1a"
+_DARKNET53 = "2495c2690283e4e0bc2050cbd4660b77a8074e14e9c11150c6412fd63db496a7"
 # by detector: its backbone's file, and how many convolutions that has. The authors publish no checksums: these are of
 # copies of the files, whose sizes are those the layers give. Of extraction's no whole copy was found.
 DARKNET_BACKBONES = {
     "yolo_v1": (_published("extraction.conv.weights"), 20),
-    "yolo_v2": (
-        _published(
-            "darknet19_448.conv.23",
-            79_327_120,
-            "sha256:9b8b4d2e15200d7be487c85d70e18c6be6fffbd1401e9b4eb48e8e0f585d1a1a",
-        ),
-        18,
-    ),
-    "yolo_v3": (
-        _published(
-            "darknet53.conv.74",
-            162_482_580,
-            "sha256:2495c2690283e4e0bc2050cbd4660b77a8074e14e9c11150c6412fd63db496a7",
-        ),
-        52,
-    ),
+    "yolo_v2": (_published("darknet19_448.conv.23", 79_327_120, f"sha256:{_DARKNET19}"), 18),
+    "yolo_v3": (_published("darknet53.conv.74", 162_482_580, f"sha256:{_DARKNET53}"), 52),
 }
 
 

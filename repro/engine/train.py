@@ -24,7 +24,6 @@ from repro.tasks.base import Phase, Task, Training, input_size_of
 from repro.tasks.learners import adopt, state_variables
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 SELECTION = "last weights; the validation split only draws the curve"
 # Keras' epoch is our checkpoint interval: at most this many steps, so that huge epochs resume too.
 SEGMENT_STEPS = 500
@@ -172,7 +171,9 @@ class _Watch(keras.callbacks.CallbackList):
         for step, value in self._unread:
             loss = float(value)
             if not math.isfinite(loss):
-                rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+                optimizer = self.model.optimizer
+                optimizer.iterations.assign(step)  # some more were taken, maybe at another rate
+                rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
                 raise FloatingPointError(
                     f"the loss is {loss} at step {step} of {self._total}, learning rate {rate:g}; lower the learning "
                     "rate or clip the gradient"

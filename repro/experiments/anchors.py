@@ -24,7 +24,6 @@ from repro.report.pooling import CODE, Estimate, Pool, data_title, estimate, hea
 from repro.report.render import Row, Section, TableInfo, columns, fixed
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 CELL = 32  # pixels of the canvas: the unit of anchors in YOLO v2's .cfg files
 MOST = 50_000  # sizes that are clustered; the average IoU is that of all
 _SHORTER, _LONGER = 600, 1000  # the sides that Faster R-CNN scales images to (Section 3.3 of its paper)
@@ -83,11 +82,9 @@ class Anchors(Kind, tag="anchors"):
                     "clusters": clusters,
                     "hand_picked": {"count": len(hand), "average_iou": average_iou(sizes["faster_rcnn"], hand)},
                 },
-                protocol=_protocol(self),
-                dataset=dataset_of(dataset, self.data.train),
-                input_size=self.size,
+                protocol=_protocol(self), dataset=dataset_of(dataset, self.data.train), input_size=self.size,
                 deterministic=True,
-            )
+            )  # fmt: skip
 
     @classmethod
     def sections(cls, results: Sequence[Result]) -> dict[str, list[Section]]:

@@ -20,7 +20,6 @@ from repro.report.pooling import CODE, SETUP, Pool, model_rank, pooled_timing, p
 from repro.report.render import Row, Section, TableInfo, columns, fixed, number
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 GROUP_BYTES = 4 * 2**30  # of the parameters that are held, and timed, together
 HOST_BYTES = 8 * 2**30  # of the feature maps that a batch may have on a host: there a full memory ends the process
 # the sides that a paper times its network at, where that is not the one size of the registry

@@ -13,7 +13,6 @@ from repro.records.settings import Data, Network
 from repro.tasks import AnyTask, Segmentation
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 OFFICIAL = ".weights"  # the ending of Darknet's files
 
 
@@ -60,14 +59,9 @@ class Evaluate(Kind, tag="evaluate"):
         metrics = evaluate(predictor, records, evaluator, progress)
         for run in runs:
             yield Outcome(
-                scale="smoke" if is_generated(self.data) else "reduced",
-                metrics=metrics | predictor.cost(),
-                protocol=task.protocol(self.network, self.data, dataset.info),
-                dataset=dataset_of(dataset, split),
-                init=Init(source="file", sha256=self.weights_sha256),
-                weights_sha256=self.weights_sha256,
-                tf32=tf32,
-                xla=Xla(requested=True, used=True),
-                peak_memory_mib=round(backend.peak_memory_mib(), 1),
+                scale="smoke" if is_generated(self.data) else "reduced", metrics=metrics | predictor.cost(),
+                protocol=task.protocol(self.network, self.data, dataset.info), dataset=dataset_of(dataset, split),
+                init=Init(source="file", sha256=self.weights_sha256), weights_sha256=self.weights_sha256, tf32=tf32,
+                xla=Xla(requested=True, used=True), peak_memory_mib=round(backend.peak_memory_mib(), 1),
                 artifacts=evaluator.samples(run, predictor, records),
-            )
+            )  # fmt: skip

@@ -83,11 +83,9 @@ class Gallery(Kind, tag="gallery"):
                     "shown": f"the class of the highest score at each pixel; the best {MOST} boxes or instances of an "
                     f"image that score {LEAST_SCORE:g} or more",
                 },
-                dataset=dataset_of(dataset, split),
-                tf32=tf32,
-                xla=Xla(requested=True, used=True),
+                dataset=dataset_of(dataset, split), tf32=tf32, xla=Xla(requested=True, used=True),
                 artifacts={"gallery": Artifact(file=path.name, sha256=sha256_of(path))},
-            )
+            )  # fmt: skip
 
     @classmethod
     def figures(cls, results: Sequence[Result]) -> dict[str, Picture | str]:

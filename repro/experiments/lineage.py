@@ -19,7 +19,6 @@ from repro.report.pooling import CODE, SETUP, Pool, pooled_timing, protocol_note
 from repro.report.render import Row, Section, TableInfo, columns, fixed, number
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 _CAPTION = (
     "Milliseconds for one image, median with the 5th to 95th percentile, after warm-up, device synchronised. "
     "`total` is the detector from the image on the device to its final boxes; selective search comes on top of "
@@ -108,10 +107,7 @@ class Lineage(Timed, tag="lineage", kw_only=True):
             progress(0.2 + 0.1 * done, f"{prefix} timed")
         timings |= {f"rcnn.{stage}": timing for stage, timing in time_rcnn(scenes, self, progress).items()}
         return dict(
-            scale=scale_of(self),
-            width=self.width,
-            depth=self.depth,
-            input_size=self.canvas,
+            scale=scale_of(self), width=self.width, depth=self.depth, input_size=self.canvas,
             metrics={"images": self.images, "proposals": sizes, "canvas": list(self.canvas)},
             protocol={
                 **PROTOCOL,
@@ -120,9 +116,8 @@ class Lineage(Timed, tag="lineage", kw_only=True):
                 "to the final boxes, without selective search; R-CNN's total is the sum of its stages",
                 "selective search": f"{self.proposals} mode, one core, on the image at its own size",
             },
-            dataset=dataset_of(dataset, self.data.test),
-            timings=timings,
-        )
+            dataset=dataset_of(dataset, self.data.test), timings=timings,
+        )  # fmt: skip
 
     @classmethod
     def sections(cls, results: Sequence[Result]) -> dict[str, list[Section]]:

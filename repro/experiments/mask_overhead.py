@@ -16,7 +16,6 @@ from repro.report.pooling import CODE, SETUP, Pool, pooled_timing, protocol_note
 from repro.report.render import Row, Section, columns
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 BRANCHES = {"masks": True, "boxes": False}
 
 

@@ -9,7 +9,6 @@ from repro.experiments.operations import BY_HAND, TIMED, Answer, Comparison, Ope
 from repro.records.run import Progress
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 _ONE_BY_ONE = (
     "it looks at one box after another, each against those kept so far, and stops when there are enough; ours computes "
     "the overlaps of whole tiles of boxes in fixed shapes, so that it can stand inside a detector's program"

@@ -17,7 +17,6 @@ from repro.report.pooling import Pool, protocol_notes
 from repro.report.render import Row, Section, TableInfo, columns
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 _CAPTION = (
     "The suite and a peer do the same work in the same run, interleaved, at the same precision. `ours/peer` below 1 "
     "means that the suite is faster. Of networks, the last column is the largest difference of the outputs relative to "
@@ -71,9 +70,8 @@ class Peer(Timed, tag="peer", kw_only=True):
                 "network": "VGG-16, 13 convolutions and 5 poolings",
             },
             protocol=PROTOCOL | {"timed region": "one image on the device to pool5, compiled where the peer can be"},
-            input_size=self.input_size,
-            timings={f"{name}.latency": timing for name, timing in latency.items()},
-        )
+            input_size=self.input_size, timings={f"{name}.latency": timing for name, timing in latency.items()},
+        )  # fmt: skip
 
     @classmethod
     def sections(cls, results: Sequence[Result]) -> dict[str, list[Section]]:

@@ -34,7 +34,6 @@ from repro.records.settings import Data
 from repro.tasks.objects import objects_of, scores_of
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 _VOC_FILE = re.compile(r"comp\d+(?:-[\w-]+)?_det_[a-z0-9]+_(.+)\.txt")
 _VOC_LINES = "give lines `image_id score xmin ymin xmax ymax`, as VOC's development kit reads them"
 _COCO_FIELDS = (

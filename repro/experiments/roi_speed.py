@@ -9,7 +9,6 @@ from repro.experiments.operations import BY_HAND, TIMED, Answer, Comparison, Ope
 from repro.records.run import Progress
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 _SIZE = (7, 7)
 _TABLE = (
     "a crop reads four cells a sample, and its gradient goes straight back to them; ours goes through a table of "

@@ -18,7 +18,6 @@ from repro.report.pooling import Pool
 from repro.report.render import Column, Row, columns, fixed
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 _SEGMENTED = (
     "about three quarters of ours is scikit-image's initial segmentation, twice as slow as OpenCV's own; the grouping "
     "in Python is an eighth"

@@ -19,7 +19,6 @@ from repro.report.readme import best_pools
 from repro.report.render import Row, Section, TableInfo, columns, number
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 _CAPTION = (
     "Times are medians over n repetitions after warm-up, with the 5th to 95th percentile in parentheses; the device is "
     "synchronised, and compile time is measured apart. Rows pool machines with the same accelerator (or CPU) and "

@@ -16,7 +16,6 @@ import numpy as np
 from repro.errors import ReproError
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 ELEVEN_POINTS = np.arange(11) / 10
 AVERAGE_RECALL_IOUS = np.arange(50, 100, 5) / 100
 PREDICTION_KEYS = ("boxes", "scores", "classes")
@@ -124,11 +123,9 @@ def average_precision(curve: Curve, recall_levels: np.ndarray | None = None) -> 
 
 
 def proposal_recall(
-    proposals: Sequence[np.ndarray],
-    truths: Entries,
-    counts: Sequence[int] = (50, 100, 300, 1000, 2000),
+    proposals: Sequence[np.ndarray], truths: Entries, counts: Sequence[int] = (50, 100, 300, 1000, 2000),
     iou_thresholds: Sequence[float] = (0.5, 0.7),
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Recall of class-agnostic proposals against their number (Faster R-CNN, "Analysis of Recall-to-IoU").
 
     proposals: float [P,4] of each image, best first; truths as in the module, difficult and crowd objects left out.

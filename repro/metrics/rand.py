@@ -15,7 +15,6 @@ from skimage.measure import label
 from repro.errors import ReproError
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 CELL = 1
 THRESHOLD = 0.5
 THRESHOLDS = tuple(step / 10 for step in range(1, 10))

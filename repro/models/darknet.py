@@ -23,7 +23,6 @@ from repro.ops.image import Normalise
 from repro.ops.losses import softmax_cross_entropy
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 SLOPE = 0.1  # of the leaky ReLU below zero (YOLO v1, Eq. 2)
 # as Darknet's CUDA code has it; its CPU code adds 1e-6 to the standard deviation
 EPSILON = 1e-5

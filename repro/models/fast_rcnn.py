@@ -29,7 +29,6 @@ from repro.ops.nms import class_nms
 from repro.ops.roi import roi_max_pool
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 STRIDE = 16
 POOLED = (7, 7)
 # the released networks divide the deltas by these instead of measuring their spread (Section 2.3) on the data

@@ -29,7 +29,6 @@ from repro.ops.matching import gather, label_anchors, sample_labels
 from repro.ops.nms import nms
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 RATIOS = (0.5, 1.0, 2.0)
 SCALES = (8.0, 16.0, 32.0)  # times the stride: areas of 128^2, 256^2, 512^2 pixels (Section 3.3)
 

@@ -28,7 +28,6 @@ from repro.ops.nms import nms
 from repro.ops.roi import roi_align, roi_max_pool
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 STRIDES = (4, 8, 16, 32, 64)  # of P2 to P6
 ANCHOR_SCALE = 8.0  # times the stride: 32 to 512 pixels (Section 4.1)
 CANONICAL_SIZE = 224.0  # pixels; regions of this side are pooled from P4 (Equation 1)

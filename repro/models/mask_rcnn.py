@@ -30,7 +30,6 @@ from repro.ops.masks import mask_targets
 from repro.ops.matching import match
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 SCALES = (2.0, 4.0, 8.0, 16.0, 32.0)  # times the stride of conv4: anchors of 32 to 512 pixels
 POSITIVES = 0.25  # the share of positives in a sample (Section 3.1)
 # what becomes a detection (Section 3.1; Detectron's TEST.NMS and TEST.SCORE_THRESH)

@@ -30,7 +30,6 @@ from repro.ops.image import Crop, Normalise
 from repro.ops.losses import segmentation_loss
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 CHANNELS = (64, 128, 256, 512)  # of the four levels; the bottom has twice the last (Figure 1)
 LEAST_BOTTOM = 4  # side of the bottom map; of a smaller one, two unpadded levels leave no pixel at the top
 

@@ -30,7 +30,6 @@ from repro.ops.matching import gather
 from repro.ops.nms import class_nms
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 STRIDE = 64  # pixels of a cell's side
 BOXES = 2  # of a cell (B)
 

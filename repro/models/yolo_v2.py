@@ -28,7 +28,6 @@ from repro.ops.matching import gather
 from repro.ops.nms import class_nms
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 STRIDE = 32
 # widths and heights in cells of the grid, by k-means on the boxes of each data set (Section 2, "Dimension Clusters")
 ANCHORS = {

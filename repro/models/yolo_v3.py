@@ -31,7 +31,6 @@ from repro.ops.matching import gather
 from repro.ops.nms import class_nms
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 STRIDES = (32, 16, 8)  # of the answers, in the order of the .cfg file
 PRIORS = 3  # of a cell
 # (width, height) in pixels of the network's input, smallest first (Section 2.3); the last three are stride 32's

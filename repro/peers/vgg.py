@@ -59,7 +59,5 @@ def torchvision(source: keras.Model, pixels: np.ndarray) -> Built:
 
 
 PEERS: dict[str, Callable[[keras.Model, np.ndarray], Built]] = {
-    "keras_applications": keras_applications,
-    "keras_cv": keras_cv,
-    "torchvision": torchvision,
-}
+    "keras_applications": keras_applications, "keras_cv": keras_cv, "torchvision": torchvision,
+}  # fmt: skip

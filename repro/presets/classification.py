@@ -19,8 +19,7 @@ from repro.tasks.classification import Classification
 
 # one object a picture, so that its class is the label
 SHAPES = Data(
-    name="shapes",
-    options={"image_size": 64, "max_objects": 1, "min_scale": 0.4, "max_scale": 0.8, "train_size": 768},
+    name="shapes", options={"image_size": 64, "max_objects": 1, "min_scale": 0.4, "max_scale": 0.8, "train_size": 768}
 )
 TINY = Data(name="tiny_imagenet", test="val")
 IMAGENETTE = Data(name="imagenette", test="val")

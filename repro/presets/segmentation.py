@@ -23,14 +23,7 @@ from repro.records.settings import Data, Network
 from repro.tasks.segmentation import Segmentation
 
 SHAPES = Data(
-    name="shapes",
-    options={
-        "image_size": 64,
-        "max_objects": 2,
-        "min_scale": 0.5,
-        "max_scale": 0.9,
-        "train_size": 512,
-    },
+    name="shapes", options={"image_size": 64, "max_objects": 2, "min_scale": 0.5, "max_scale": 0.9, "train_size": 512}
 )
 CAMVID = Data(name="camvid")
 ISBI = Data(name="isbi2012", size=(512, 512))

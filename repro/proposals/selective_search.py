@@ -23,7 +23,6 @@ from repro.data.cache import resize_image
 from repro.errors import ReproError, unknown_name
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 SIGMA = 0.8  # of the smoothing before the initial segmentation, pixels (released program)
 COLOUR_BINS, TEXTURE_BINS = 25, 10  # Sec 3.2
 SMALLEST_SIDE = 16  # pixels of an image

@@ -101,40 +101,23 @@ class Run:
         commit, dirty = machine.commit()
         outcome = outcome or Outcome(scale="smoke", metrics={}, protocol={})
         known = {
-            "model": network.name,
-            "variant": network.variant or (entry.variants[0] if entry else ""),
-            "width": network.width,
-            "depth": network.depth,
+            "model": network.name, "variant": network.variant or (entry.variants[0] if entry else ""),
+            "width": network.width, "depth": network.depth,
             "input_size": network.input_size or (entry.input_size if entry else (0, 0)),
-        }
+        }  # fmt: skip
         found = {each.name: getattr(outcome, each.name) for each in fields(outcome)}
         return Result(
-            schema_version=SCHEMA_VERSION,
-            run_id=self.run_id,
-            kind=self.kind.RESULT,
-            task=self.kind.task_name(),
-            experiment=self.experiment,
-            profile=self.profile,
-            seed=self.seed,
-            config=msgspec.to_builtins(self.kind),
-            config_hash=self.config_hash,
-            versions=dict(sorted(self.versions.items())),
-            code_hash=code_hash(),
-            commit=commit,
-            dirty=dirty,
+            schema_version=SCHEMA_VERSION, run_id=self.run_id, kind=self.kind.RESULT, task=self.kind.task_name(),
+            experiment=self.experiment, profile=self.profile, seed=self.seed, config=msgspec.to_builtins(self.kind),
+            config_hash=self.config_hash, versions=dict(sorted(self.versions.items())), code_hash=code_hash(),
+            commit=commit, dirty=dirty,
             depends_on=[f"{parent.experiment}/{parent.run_id}" for parent in self.parents.values()],
-            backend=self.backend,
-            precision=getattr(self.kind, "precision", "float32"),
-            compile_cache=False,
-            machine=machine.capture(),
-            packages=machine.packages(),
-            started=self._started,
-            wall_s=round(time.perf_counter() - self._clock, 2),
-            status="ok" if error is None else "failed",
-            error=error,
+            backend=self.backend, precision=getattr(self.kind, "precision", "float32"), compile_cache=False,
+            machine=machine.capture(), packages=machine.packages(), started=self._started,
+            wall_s=round(time.perf_counter() - self._clock, 2), status="ok" if error is None else "failed", error=error,
             **{name: value for name, value in found.items() if name not in known or value is not None},
             **{name: value for name, value in known.items() if found[name] is None},
-        )
+        )  # fmt: skip
 
 
 def config_hash_of(kind: Any, backend: str, parents: Iterable[str]) -> str:

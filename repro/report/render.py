@@ -300,7 +300,7 @@ def index_markdown(tables: list[Table], files: dict[str, Content]) -> str:
 def write_files(files: dict[str, Content], folder: Path, owned: set[str]) -> list[Path]:
     """Write files whose content changed, delete owned ones no longer produced; returns what was touched."""
     touched = []
-    for path, content, _ in _differences(files, folder, owned):
+    for path, content, _ in differences(files, folder, owned):
         if content is None:
             path.unlink()
         elif isinstance(content, Picture):
@@ -311,15 +311,8 @@ def write_files(files: dict[str, Content], folder: Path, owned: set[str]) -> lis
     return touched
 
 
-def check_files(files: dict[str, Content], folder: Path, owned: set[str]) -> list[str]:
-    """One line per file of the folder that is not what it should be: missing, left over, or different."""
-    return [f"{path}: {problem}" for path, _, problem in _differences(files, folder, owned)]
-
-
-def _differences(
-    files: dict[str, Content], folder: Path, owned: set[str]
-) -> Iterator[tuple[Path, Content | None, str]]:
-    """The files that are not what they should be: path, content (None where there should be none), what is wrong."""
+def differences(files: dict[str, Content], folder: Path, owned: set[str]) -> Iterator[tuple[Path, Content | None, str]]:
+    """The files that are not as they should be: path, content (None where there should be none), what is wrong."""
     for name in sorted(owned | set(files)):
         path, content = folder / name, files.get(name)
         if content is None:

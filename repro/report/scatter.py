@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -71,9 +72,10 @@ def _plot(axis: Axes, panel: Panel, colours: dict[str, str], metric: str) -> Non
     drawn: dict[str, int] = {}
     for point in panel.points:
         number = drawn[point.model] = drawn.get(point.model, -1) + 1
-        (x, left, right), (y, low, high) = point.latency, point.score
+        # a mean of equal seeds may leave their range by its last bit, and a bar cannot be negative
+        bars = [np.maximum([[m - low], [high - m]], 0) for m, low, high in (point.latency, point.score)]
         axis.errorbar(
-            x, y, xerr=_bars(x, left, right), yerr=_bars(y, low, high), color=colours[point.model],
+            point.latency[0], point.score[0], xerr=bars[0], yerr=bars[1], color=colours[point.model],
             marker=_MARKERS[number % len(_MARKERS)], markersize=7, elinewidth=1, capsize=2,
         )  # fmt: skip
     axis.set_title(textwrap.fill(panel.title, 62), loc="left", fontsize=10, fontweight="bold")
@@ -86,11 +88,6 @@ def _plot(axis: Axes, panel: Panel, colours: dict[str, str], metric: str) -> Non
         logarithmic(axis.xaxis)
     else:
         axis.xaxis.set_major_locator(MaxNLocator(6))
-
-
-def _bars(middle: float, low: float, high: float) -> list[list[float]]:
-    # a mean of equal seeds may leave their range by its last bit, and a bar cannot be negative
-    return [[max(middle - low, 0)], [max(high - middle, 0)]]
 
 
 def _place_labels(figure: Figure, panels: Sequence[tuple[Axes, Panel]]) -> None:

@@ -106,7 +106,8 @@ def check_tables(
 ) -> list[str]:
     """Differences between the folder and what the results yield, one line each; empty when up to date."""
     files, _ = render_all(kinds, results, expected, table_of)
-    return render.check_files(files, folder, generated_names(kinds, folder))
+    found = render.differences(files, folder, generated_names(kinds, folder))
+    return [f"{path}: {problem}" for path, _, problem in found]
 
 
 def generated_names(kinds: Sequence[Any], folder: Path) -> set[str]:

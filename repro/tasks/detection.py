@@ -25,7 +25,6 @@ from repro.tasks.base import Evaluator, Phase, Task, Training, canvas_of
 from repro.tasks.objects import objects_of, scores_of
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 MAX_BOXES = 64  # of a record to learn from
 PROPOSALS = 20  # the best, of an image of a picture
 LEAST_SCORE = 0.3  # of a box in a picture

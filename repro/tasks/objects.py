@@ -58,7 +58,4 @@ def scores_of(
         found = coco_mask_ap(predictions, truths, sizes, len(names))
         metrics |= {f"mask_{name}": value for name, value in found.items()}
         metrics |= {f"mask_iou_{name}": value for name, value in mask_iou(predictions, truths, len(names)).items()}
-    return metrics | {
-        "images": len(predictions),
-        "detections": sum(len(found["scores"]) for found in predictions),
-    }
+    return metrics | {"images": len(predictions), "detections": sum(len(found["scores"]) for found in predictions)}

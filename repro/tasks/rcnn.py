@@ -61,14 +61,9 @@ class RCNN(Dense, tag="rcnn"):
         from repro.tasks.regions import Images
 
         return Images(
-            dataset,
-            split,
-            canvas_of(network, data),
-            self.proposals,
-            self.num_proposals,
-            limit=limit,
+            dataset, split, canvas_of(network, data), self.proposals, self.num_proposals, limit=limit,
             search=self.search,
-        )
+        )  # fmt: skip
 
     def training_records(self, records: Any, seed: int) -> Any:
         from repro.tasks.regions import RegionRecords

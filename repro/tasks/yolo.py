@@ -10,7 +10,6 @@ from repro.tasks.base import Training, canvas_of
 from repro.tasks.detection import Detection
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 STRIDE = 32  # pixels of the coarsest cell, which every size is a multiple of
 # the others end in fully connected layers
 ANY_SIZE = ("yolo_v2", "yolo_v3")
