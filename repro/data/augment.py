@@ -86,8 +86,7 @@ class Augment:
         rows = rows + (height - 1) / 2 + down[:, None, None]
         columns = columns + (width - 1) / 2 + across[:, None, None]
         if self.elastic:
-            drawn = keras.random.normal((count, 2, GRID, GRID), seed=self.generator)
-            moved = _spread(self.elastic * drawn, height, width)
+            moved = _spread(self.elastic * self._normal((count, 2, GRID, GRID)), height, width)
             rows, columns = rows + moved[:, 0], columns + moved[:, 1]
         return rows, columns
 
@@ -106,6 +105,9 @@ class Augment:
 
     def _uniform(self, count: Any, low: float, high: float) -> Any:
         return keras.random.uniform((count,), low, high, seed=self.generator)
+
+    def _normal(self, shape: tuple[Any, ...]) -> Any:
+        return keras.random.normal(shape, seed=self.generator)
 
 
 def _check(crop: Any, zoom: Any, limits: dict[str, float]) -> None:

@@ -21,12 +21,11 @@ _RAND_NOTE = (
 )
 _OTHER = {"boundary_f1": "boundary F1", "rand_error": "Rand error", "iou": "IoU"}
 _POOLED = (
-    "A row pools the runs of one experiment on one backend, at one precision, settings and versions of "
-    "the code: mean ± sample standard deviation over seeds, no ± with one seed; a seed that ran on several "
-    "machines is averaged first. `images seen` counts training images, those of the runs it was initialised "
-    "from included. `machines` says whether the means of several machines agree: they differ by less than "
-    "0.05 points or by at most two standard errors (undecided: they differ, and one of them ran a single "
-    "seed)."
+    "A row pools the runs of one experiment on one backend, at one precision, settings and versions of the code: mean "
+    "± sample standard deviation over seeds, no ± with one seed; a seed that ran on several machines is averaged "
+    "first. `images seen` counts training images, those of the runs it was initialised from included. `machines` says "
+    "whether the means of several machines agree: they differ by less than 0.05 points or by at most two standard "
+    "errors (undecided: they differ, and one of them ran a single seed)."
 )
 _COMPARABLE = (
     "Rows in one section share data, split and scale and may be compared; rows of different sections may "
