@@ -1,5 +1,6 @@
 """What all tests share: TensorFlow unless KERAS_BACKEND says otherwise, and folders of their own."""
 
+import gc
 import os
 
 import pytest
@@ -32,3 +33,11 @@ def own_folders(monkeypatch, tmp_path):
     monkeypatch.setenv("REPRO_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("REPRO_DATA", str(tmp_path / "data"))
     monkeypatch.delenv("REPRO_CACHE", raising=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _memory():
+    """Networks and programs of one file of tests do not outlive it: together they would fill the machine."""
+    yield
+    backend.forward.cache_clear()
+    gc.collect()

@@ -23,7 +23,8 @@ from repro.ops.boxes import (
 
 # a point, a line, an inverted box, a padding: boxes without area
 EMPTY = np.array([[5, 5, 5, 5], [2, 3, 9, 3], [9, 9, 4, 4], [0, 0, 0, 0], [9, 1, 4, 8]], "float32")
-COORDINATE = st.floats(-200, 1200, width=32)
+# TensorFlow flushes subnormal numbers to zero once it has trained something in the same process
+COORDINATE = st.floats(-200, 1200, width=32, allow_subnormal=False)
 BOXES = st.lists(st.tuples(*[COORDINATE] * 4), min_size=1, max_size=6).map(lambda boxes: np.array(boxes, "float32"))
 PROPER = st.tuples(COORDINATE, COORDINATE, st.floats(2, 100, width=32), st.floats(2, 100, width=32)).map(
     lambda box: np.array([[box[0], box[1], box[0] + box[2], box[1] + box[3]]], "float32")

@@ -40,7 +40,7 @@ class Sample:
         """Boxes, classes, and the flags difficult and crowd, bool [M] where the data set says nothing too, as
         `repro.metrics.detection` takes them."""
         flags = {name: getattr(self, name) for name in ("difficult", "crowd")}
-        none = np.zeros(len(self.classes), bool)
+        none = np.zeros(len(self.boxes), bool)
         known = {name: none if values is None else values for name, values in flags.items()}
         return {"boxes": self.boxes, "classes": self.classes, **known}
 

@@ -3,6 +3,7 @@
 import inspect
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import PurePath
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -221,7 +222,7 @@ class Detection(Task, tag="detection"):
         for its classes, else the class counted from 1."""
         names, chosen = loader.info.classes, np.flatnonzero(answer["scores"] >= LEAST_SCORE)
         categories = getattr(loader, "category_ids", None) or tuple(range(1, len(names) + 1))
-        stem = name.rpartition(".")[0]
+        stem = PurePath(name).stem
         results = coco_results(int(stem) if stem.isdecimal() else name, answer, categories)
         counts = Counter(names[int(kind)] for kind in answer["classes"][chosen])
         listed = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
