@@ -20,7 +20,6 @@ from repro.data.masks import cut
 from repro.errors import ReproError
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 # with the number of each label (labels.py of cityscapesScripts)
 CLASSES = {
     "person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28, "train": 31, "motorcycle": 32, "bicycle": 33,

@@ -16,7 +16,6 @@ from repro.data.masks import cut
 from repro.errors import ReproError
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 # the numbers of each place's images in each split
 _RUNS = {
     "train": {"FudanPed": range(1, 53), "PennPed": range(1, 69)},

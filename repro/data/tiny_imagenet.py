@@ -20,7 +20,6 @@ from repro.data.images import is_image, probe, read_image
 from repro.errors import ReproError
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 # unpacked: 110,000 files of 2 kB, each in a block of 4 kB
 ARCHIVE = Archive(
     dataset="tiny_imagenet", url="http://cs231n.stanford.edu/tiny-imagenet-200.zip", size=248_100_043,

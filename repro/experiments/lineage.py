@@ -36,18 +36,15 @@ _GENERATIONS = {
 _FAST_STAGES = {name: name for name in ("backbone", "roi", "head", "nms")}
 # what a stage of the table is in each generation's timings
 _STAGES = {
-    "rcnn": {"roi": "warp", "head": "network", "classify": "classify", "nms": "nms"},
-    "fast_rcnn": _FAST_STAGES,
+    "rcnn": {"roi": "warp", "head": "network", "classify": "classify", "nms": "nms"}, "fast_rcnn": _FAST_STAGES,
     "fast_rcnn_svd": _FAST_STAGES,
     "faster_rcnn": {name: name for name in ("backbone", "rpn", "propose", "roi", "head", "nms")},
-}
+}  # fmt: skip
 # Tesla K40: Fast R-CNN, Table 4 (VGG-16, selective search apart), and Faster R-CNN, Table 5
 _PRINTED = {
-    "rcnn": "rcnn.latency_vgg16",
-    "fast_rcnn": "fast_rcnn.latency_vgg16",
-    "fast_rcnn_svd": "fast_rcnn.latency_vgg16_svd",
-    "faster_rcnn": "faster_rcnn.stages_vgg16",
-}
+    "rcnn": "rcnn.latency_vgg16", "fast_rcnn": "fast_rcnn.latency_vgg16",
+    "fast_rcnn_svd": "fast_rcnn.latency_vgg16_svd", "faster_rcnn": "faster_rcnn.stages_vgg16",
+}  # fmt: skip
 
 
 class Lineage(Timed, tag="lineage", kw_only=True):

@@ -29,15 +29,10 @@ BY_HAND = (
 TIMED = {name: PROTOCOL[name] for name in ("timing", "warm-up", "spread", "peak memory")}
 _LETTER = "O"
 _PEERS = {
-    "tf_image": "tf.image",
-    "tf_image_padded": "tf.image, padded, XLA",
-    "tf_image_loop": "tf.image, class by class",
-    "keras_cv": "keras-cv",
-    "torchvision": "torchvision",
-    "second": "second formulation, XLA",
-    "crop_and_resize": "tf.image.crop_and_resize + max pooling",
-    "opencv": "OpenCV",
-}
+    "tf_image": "tf.image", "tf_image_padded": "tf.image, padded, XLA", "tf_image_loop": "tf.image, class by class",
+    "keras_cv": "keras-cv", "torchvision": "torchvision", "second": "second formulation, XLA",
+    "crop_and_resize": "tf.image.crop_and_resize + max pooling", "opencv": "OpenCV",
+}  # fmt: skip
 
 
 class Operations(Timed):

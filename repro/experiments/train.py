@@ -13,7 +13,6 @@ from repro.tasks import AnyTask
 from repro.tasks.base import Training
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 # starts that are no other experiment's weights
 PLAIN_INITS = ("random", "imagenet")
 

@@ -16,7 +16,6 @@ from repro.errors import ReproError
 from repro.metrics.detection import Entries, checked
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 # the first nine of pycocotools' twelve summary figures
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_1", "ar_10", "ar_100")
 

@@ -22,7 +22,6 @@ from repro.ops.image import BilinearInitializer, Crop, PatchConv2D, Upscore
 from repro.ops.losses import segmentation_loss
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 # Released nets: pad the image by 100, convolve without loss, and cut the scores back at these offsets.
 PAD = 100
 OUTPUT_OFFSET = {32: 19, 16: 27, 8: 31}

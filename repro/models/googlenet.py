@@ -23,7 +23,6 @@ from repro.ops.image import Normalise
 from repro.ops.losses import softmax_cross_entropy
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 # Table 1, for each module: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection
 STAGES = {
     3: {"3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64)},

@@ -24,7 +24,6 @@ from repro.models import vgg
 from repro.ops.losses import softmax_cross_entropy
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 # of the warped region's side, around the proposal: 16 pixels of 224 (Appendix A: 16 of 227)
 CONTEXT = 16 / 224
 POSITIVE_IOU = 0.5  # of a fine-tuning positive (Section 2.3)

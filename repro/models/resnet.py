@@ -22,7 +22,6 @@ from repro.models.vgg import channels_at
 from repro.ops.losses import softmax_cross_entropy
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 # stage: (channels of its 1x1 and 3x3 convolutions, blocks): Table 1, column "101-layer"
 STAGES = {2: (64, 3), 3: (128, 4), 4: (256, 23), 5: (512, 3)}
 EXPANSION = 4  # a block gives four times the channels it computes with (Figure 5)

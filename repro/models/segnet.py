@@ -24,7 +24,6 @@ from repro.ops.losses import segmentation_loss
 from repro.ops.unpool import MaxPoolWithIndices, MaxUnpool
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 # Keras' 0.99 remembers the start for hundreds of steps, more than a short run has
 BATCH_NORM_MOMENTUM = 0.9
 DROPOUT_BLOCKS = (3, 4, 5)

@@ -18,7 +18,6 @@ from repro.ops.image import Normalise
 from repro.ops.losses import softmax_cross_entropy
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
-
 # (channels, convolutions) of each block: Table 1, column D
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 

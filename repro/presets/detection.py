@@ -100,8 +100,7 @@ PRESETS = (
              "rpn_sample": 64}, 8,
         ),
         {
-            "rcnn": dict(_SMOKE, epochs=2, batch_size=64),
-            "fast_rcnn": dict(_SMOKE, epochs=16, batch_size=8),
+            "rcnn": dict(_SMOKE, epochs=2, batch_size=64), "fast_rcnn": dict(_SMOKE, epochs=16, batch_size=8),
             "faster_rcnn": dict(_SMOKE, epochs=24, batch_size=8),
         },
         {"rcnn": 60, "fast_rcnn": 50, "faster_rcnn": 50}, 55,
@@ -115,8 +114,7 @@ PRESETS = (
              "rois": 64},
         ),
         {
-            "rcnn": dict(_NARROW, epochs=2, batch_size=128),
-            "fast_rcnn": dict(_NARROW, epochs=14, batch_size=4),
+            "rcnn": dict(_NARROW, epochs=2, batch_size=128), "fast_rcnn": dict(_NARROW, epochs=14, batch_size=4),
             "faster_rcnn": dict(_NARROW, epochs=14, batch_size=4),
         },
         {"rcnn": 300, "fast_rcnn": 120, "faster_rcnn": 120}, 24,

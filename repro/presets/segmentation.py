@@ -76,14 +76,11 @@ def _family(
         plain = start if net in ("fcn32s", "segnet") else "random"
         costs[net] = seconds / share
         kinds[net] = Train(
-            task=task,
-            network=_network(net, **network | (_DEEPER if net == "unet" and "depth" in network else {})),
-            data=data,
-            init=f"{prefix}-{before}" if before else plain,
-            epochs=epochs / share,
+            task=task, network=_network(net, **network | (_DEEPER if net == "unet" and "depth" in network else {})),
+            data=data, init=f"{prefix}-{before}" if before else plain, epochs=epochs / share,
             val_every=max(1, round(epochs / share / 4)),
             **recipe | {"learning_rate": recipe["learning_rate"] * _RATES.get(net, 1.0)},
-        )
+        )  # fmt: skip
     return [baseline, *family(prefix, about, profile, kinds, costs, value, dash="_", **fields)]
 
 

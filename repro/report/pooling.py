@@ -19,31 +19,19 @@ SCALES = ("paper", "reduced", "smoke")
 METRICS = {
     "classification": {"top1": "top-1 %", "top5": "top-5 %"},
     "segmentation": {
-        "mean_iou": "mIoU %",
-        "pixel_accuracy": "pixel acc. %",
-        "mean_dice": "Dice %",
-        "mean_pixel_accuracy": "mean acc. %",
-        "frequency_weighted_iou": "f.w. IoU %",
-        "rand_score": "V_rand %",
+        "mean_iou": "mIoU %", "pixel_accuracy": "pixel acc. %", "mean_dice": "Dice %",
+        "mean_pixel_accuracy": "mean acc. %", "frequency_weighted_iou": "f.w. IoU %", "rand_score": "V_rand %",
         "rand_score_best": "V_rand % at best threshold",
     },
     "detection": {
-        "map": "mAP %",
-        "map_11_point": "mAP % (11 points)",
-        "coco_ap": "COCO AP %",
-        "coco_ap50": "COCO AP50 %",
-        "map_unrefined": "mAP % without box regression",
-        "map_softmax": "mAP % of the softmax",
+        "map": "mAP %", "map_11_point": "mAP % (11 points)", "coco_ap": "COCO AP %", "coco_ap50": "COCO AP50 %",
+        "map_unrefined": "mAP % without box regression", "map_softmax": "mAP % of the softmax",
     },
     "instance": {
-        "mask_ap": "mask AP %",
-        "mask_ap50": "mask AP50 %",
-        "mask_ap75": "mask AP75 %",
-        "coco_ap": "box AP %",
-        "coco_ap50": "box AP50 %",
-        "mask_iou_mean": "mask IoU % of matched pairs",
+        "mask_ap": "mask AP %", "mask_ap50": "mask AP50 %", "mask_ap75": "mask AP75 %", "coco_ap": "box AP %",
+        "coco_ap50": "box AP50 %", "mask_iou_mean": "mask IoU % of matched pairs",
     },
-}
+}  # fmt: skip
 DATA_TITLES = {
     "shapes": "Shapes (generated)", "camvid": "CamVid", "cityscapes": "Cityscapes", "isbi2012": "ISBI 2012 EM",
     "sun_rgbd": "SUN RGB-D", "phc_u373": "ISBI tracking, PhC-U373", "dic_hela": "ISBI tracking, DIC-HeLa",
