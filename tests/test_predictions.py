@@ -213,7 +213,7 @@ def test_the_command_prints_scores_and_keeps_a_result_of_no_model(coco, tmp_path
     assert (result.kind, result.model, result.backend, result.status) == ("eval", "predictions", "none", "ok")
     assert (result.dataset.name, result.dataset.split, result.dataset.official) == ("coco2017", "val", False)
     assert result.config["predictions"] == str(path)
-    assert (result.profile, result.task) == ("cpu", "predictions")
+    assert (result.profile, result.task) == ("cpu", "")
     assert result.versions == predictions_for("coco2017", "val", path).versions()
     assert {"experiments.predictions", "data.coco", "metrics.coco", "metrics.instance"} <= result.versions.keys()
     assert not is_stale(result.versions)
