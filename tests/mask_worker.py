@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import numpy as np
-from parity_worker import fill
+from parity_worker import STEP_RATE, fill
 
 from repro import backend, registry
 
@@ -58,7 +58,7 @@ def train_step(case: str) -> dict[str, np.ndarray]:
     keras.random.uniform = lambda shape, *args, **kwargs: keras.ops.convert_to_tensor(
         np.random.default_rng(math.prod(shape)).uniform(size=shape).astype("float32")
     )
-    learner = learner_of(case, optimizer="sgd", learning_rate=0.1)
+    learner = learner_of(case, optimizer="sgd", learning_rate=STEP_RATE)
     fill(learner.network)
     before = {v.path: keras.ops.convert_to_numpy(v) for v in learner.network.trainable_variables}
     found = {"loss": np.asarray(learner.train_on_batch(batch_of()))}

@@ -20,6 +20,8 @@ NUM_CLASSES = 5
 SIZE = (40, 56)  # 56 = 8 x 7 and 40 = 8 x 5: poolings 4 and 5 round up, so that "same" FCNs must cut
 SMALL = {"width": 1 / 16, "depth": 0.3, "num_classes": NUM_CLASSES, "input_size": SIZE}
 # learners of these need more channels: reductions to one channel, or half of four dropped, hardly learn
+# a step this long that what moves a weight does not drown in the rounding of the weight
+STEP_RATE = 64.0
 WIDTHS = {"googlenet": 1 / 4, "fcn_googlenet": 1 / 4, "segnet": 1 / 4}
 
 # a network that proposes few regions of few sizes
@@ -127,7 +129,7 @@ def train_step(case: str, mode: str) -> dict[str, np.ndarray]:
     )
 
     name, options = CASES[case]
-    learner = learner_of(name, options, optimizer="sgd", learning_rate=0.5, weight_decay=5e-4)
+    learner = learner_of(name, options, optimizer="sgd", learning_rate=STEP_RATE, weight_decay=5e-4)
     learner.run_eagerly, learner.jit_compile = mode == "eager", mode == "xla"
     fill(learner.network)
     for layer in learner.network.layers:

@@ -9,7 +9,6 @@ from support import run_kind
 
 from repro import backend
 from repro.engine import bench
-from repro.engine import timing as engine
 from repro.errors import ReproError
 from repro.experiments import detector_speed as kind
 from repro.experiments.architectures import describe
@@ -39,7 +38,7 @@ PARTS = ("network", "decode", "total", "throughput")
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A run of two networks: its result, what the timed calls gave, what progress said."""
-    heard, outputs, measure = [], {}, engine.measure
+    heard, outputs, measure = [], {}, kind.measure
 
     def watched(calls, *rest):
         outputs.update({name: call() for name, call in calls.items() if "@" in name})
@@ -47,7 +46,7 @@ def tiny(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REPRO_RESULTS", str(tmp_path_factory.mktemp("speed") / "results"))
-        patch.setattr(engine, "measure", watched)
+        patch.setattr(kind, "measure", watched)
         (found,) = run_kind(TINY, experiment="tiny-detectors", progress=lambda *said: heard.append(said))
     return found, outputs, heard
 

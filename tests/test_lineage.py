@@ -7,7 +7,6 @@ from support import run_kind
 from test_tables import headline, machine, result, timing
 
 from repro import backend
-from repro.engine import timing as engine
 from repro.experiments import lineage as kind
 from repro.experiments.lineage import Lineage, lineage_sections, rpn_sections
 from repro.experiments.train import Train
@@ -89,7 +88,7 @@ def test_the_stages_one_after_another_are_the_whole_detector(name, monkeypatch):
         outputs.update({key: call() for key, call in calls.items()})
         return {}, {key: timing(1.0) for key in calls}
 
-    monkeypatch.setattr(engine, "measure", keep)
+    monkeypatch.setattr(kind, "measure", keep)
     rng = np.random.default_rng(0)
     boxes = np.array([[0, 0, 30, 20], [10, 4, 40, 30], [5, 5, 20, 31]], "float32")
     scene = scene_of(rng.integers(0, 256, (32, 48, 3), dtype=np.uint8), boxes)

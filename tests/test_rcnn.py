@@ -3,7 +3,6 @@
 import dataclasses
 from types import SimpleNamespace
 
-import keras
 import numpy as np
 import pytest
 from hypothesis import given
@@ -347,9 +346,7 @@ class Small:
     checkpoint: bool  # whether there was one then
 
 
-def run_anew(**options):
-    """As in a process of its own, where Keras numbers its variables from the start."""
-    keras.utils.clear_session(free_memory=False)
+def run_small(**options):
     return run_kind(RUN, (0, 1), "small-rcnn", **options)
 
 
@@ -367,10 +364,10 @@ def small(tmp_path_factory):
         with patch.context() as inner:
             inner.setattr(regions, "train_svms", broken)
             with pytest.raises(RuntimeError, match="killed"):
-                run_anew()
+                run_small()
         run = Run("small-rcnn", RUN, 0, profile="smoke", backend=backend.name())
         left, checkpoint = len(list(folder.rglob("features"))), run.checkpoint().exists()
-        results = run_anew(progress=lambda fraction, note: heard.append(fraction))
+        results = run_small(progress=lambda fraction, note: heard.append(fraction))
         weights = [weights_path(result) for result in results]
     assert heard == sorted(heard)
     assert heard[-1] == 1

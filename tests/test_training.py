@@ -121,9 +121,7 @@ def test_alternating_training_goes_on_in_the_phase_where_it_was_killed(tmp_path,
     monkeypatch.setattr(training, "latency_of", lambda predictor, records: {})
     kept, heard = [], []
 
-    def run_anew(folder, progress):
-        """As in a process of its own, where Keras numbers its variables from the start."""
-        keras.utils.clear_session(free_memory=False)
+    def run_into(folder, progress):
         monkeypatch.setenv("REPRO_RESULTS", str(tmp_path / folder / "results"))
         (result,) = run_kind(alternating(), progress=progress)
         return result, load_arrays(weights_path(result))[0]
@@ -137,7 +135,7 @@ def test_alternating_training_goes_on_in_the_phase_where_it_was_killed(tmp_path,
         if "3-rpn, step 3/4" in note:
             raise KeyboardInterrupt
 
-    result, weights = run_anew("whole", watch)
+    result, weights = run_into("whole", watch)
     assert kept[-1] == list(ALTERNATING) == ["1-rpn", "2-fast-rcnn", "3-rpn", "4-fast-rcnn"]
     assert not phases_kept(tmp_path)
     assert [fraction for fraction, _ in heard] == sorted(fraction for fraction, _ in heard)
@@ -145,10 +143,10 @@ def test_alternating_training_goes_on_in_the_phase_where_it_was_killed(tmp_path,
     assert (result.images_seen, result.metrics["chain_images_seen"]) == (32, 32)
 
     with pytest.raises(KeyboardInterrupt):
-        run_anew("killed", kill)
+        run_into("killed", kill)
     assert phases_kept(tmp_path) == ["1-rpn", "2-fast-rcnn", "3-rpn"]
     seen = []
-    again, same = run_anew("killed", lambda fraction, note: seen.append(note.removeprefix("seed 0 ")))
+    again, same = run_into("killed", lambda fraction, note: seen.append(note.removeprefix("seed 0 ")))
     assert seen[0].startswith("3-rpn, step 3/4")
     assert not phases_kept(tmp_path)
     assert again.history["loss"] == result.history["loss"]

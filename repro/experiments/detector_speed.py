@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from repro import facts, registry
+from repro import backend, facts, registry
+from repro.engine.bench import best_throughput
+from repro.engine.timing import PROTOCOL, bind, measure
 from repro.errors import ReproError
 from repro.experiments.kind import of_kind
 from repro.experiments.timed import Timed
@@ -55,8 +57,6 @@ class DetectorSpeed(Timed, tag="detector_speed", kw_only=True):
 
     def measure(self, progress: Progress) -> dict[str, Any]:
         """Raises ReproError for networks that cannot be told apart."""
-        from repro import backend
-        from repro.engine.timing import PROTOCOL, measure
         from repro.tasks.networks import card_of
 
         check(self)
@@ -182,7 +182,6 @@ def groups(settings: DetectorSpeed) -> Iterator[list[Subject]]:
 
 def make(settings: Network) -> Subject:
     """A detector of these settings."""
-    from repro import backend
     from repro.tasks.networks import build
     from repro.tasks.predictors import Detector
     from repro.tasks.stages import Call
@@ -198,7 +197,6 @@ def make(settings: Network) -> Subject:
 
 def calls_of(subject: Subject) -> tuple[dict[str, Callable[[], Any]], dict[str, int]]:
     """The calls to be timed, compiled, and how many boxes of an image enter non-maximum suppression and come out."""
-    from repro.engine.timing import bind
     from repro.tasks.learners import network_inputs
     from repro.tasks.predictors import noise_batch
 
@@ -220,8 +218,6 @@ def counts_of(found: dict[str, Any]) -> dict[str, int]:
 
 def throughput(subject: Subject, settings: DetectorSpeed) -> tuple[Timing, int]:
     """Images per second from the image to the final boxes at the best of the batches, and that batch."""
-    from repro.engine.bench import best_throughput
-    from repro.engine.timing import bind
     from repro.tasks.predictors import noise_batch
 
     return best_throughput(
@@ -233,8 +229,6 @@ def throughput(subject: Subject, settings: DetectorSpeed) -> tuple[Timing, int]:
 def fits(network: Any, batch: int) -> bool:
     """Whether three of a network's largest feature maps fit on the host; an accelerator says itself what it holds."""
     import keras
-
-    from repro import backend
 
     if backend.accelerator_count():
         return True

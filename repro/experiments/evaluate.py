@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from repro import backend
 from repro.data.catalog import open_dataset
 from repro.errors import ReproError
 from repro.experiments.kind import Kind, is_generated
@@ -32,7 +33,6 @@ class Evaluate(Kind, tag="evaluate"):
     def run(self, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
         """Score the file. Raises ReproError for a data set with another number of classes, for a file that does not
         fit, and for R-CNN, whose SVMs are not in its network."""
-        from repro import backend
         from repro.engine import checkpoint
         from repro.engine.evaluate import evaluate
         from repro.weights.darknet import read_weights

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 
-from repro import paths
+from repro import backend, paths
 from repro.data.catalog import open_dataset
 from repro.data.masks import decode_rle, encode_rle
 from repro.drawing.overlays import draw_instances, enlarge_masks, grid, legend
@@ -58,7 +58,6 @@ class Gallery(Kind, tag="gallery"):
         has them, in the original image.
 
         Raises ReproError where a network has no weights here, and for one of other classes than the data's."""
-        from repro import backend
 
         tf32, split = backend.set_precision(self.precision), self.data.test
         dataset = open_dataset(self.data.name, **self.data.options)

@@ -9,6 +9,7 @@ import numpy as np
 
 from repro import facts, registry
 from repro.data.catalog import open_dataset
+from repro.engine.timing import PROTOCOL, bind, measure, summary
 from repro.experiments.kind import of_kind
 from repro.experiments.timed import Timed
 from repro.records.result import Result, Timing
@@ -76,7 +77,6 @@ class Lineage(Timed, tag="lineage", kw_only=True):
 
     def measure(self, progress: Progress) -> dict[str, Any]:
         """Every stage, image by image."""
-        from repro.engine.timing import PROTOCOL, summary
         from repro.proposals.selective_search import selective_search
         from repro.tasks.stages import fit_scene
 
@@ -139,7 +139,6 @@ def scale_of(settings: Lineage) -> str:
 
 def time_detector(name: str, options: dict[str, Any], scenes: list[Any], settings: Lineage) -> dict[str, Timing]:
     """Backbone, RPN, RoI pooling, head, NMS and the whole of a detector, in ms."""
-    from repro.engine.timing import bind, measure
     from repro.tasks.networks import build
     from repro.tasks.stages import stage_inputs, stage_programs
 
@@ -157,7 +156,6 @@ def time_detector(name: str, options: dict[str, Any], scenes: list[Any], setting
 
 def time_rcnn(scenes: list[Any], settings: Lineage, progress: Progress) -> dict[str, Timing]:
     """R-CNN's stages and their sum, in ms; each image once, after a warm-up with one batch of regions."""
-    from repro.engine.timing import summary
     from repro.tasks.stages import rcnn_seconds, untrained_rcnn
 
     region = (settings.region, settings.region)

@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from repro import facts, registry
+from repro import backend, facts, registry
+from repro.engine.timing import PROTOCOL, bind, measure
 from repro.experiments.kind import of_kind
 from repro.experiments.timed import Timed
 from repro.records.result import Result, Timing
@@ -29,8 +30,6 @@ class MaskOverhead(Timed, tag="mask_overhead", kw_only=True):
 
     def measure(self, progress: Progress) -> dict[str, Any]:
         """Every network with its mask branch and without, one image at a time, in turn."""
-        from repro import backend
-        from repro.engine.timing import PROTOCOL, bind, measure
         from repro.tasks.networks import build, card_of
         from repro.tasks.predictors import Detector, noise_batch
 

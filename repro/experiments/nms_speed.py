@@ -80,7 +80,7 @@ def _compare_classes(
 
     from repro.ops.nms import class_nms
     from repro.peers.nms import CLASS_PEERS, identify
-    from repro.peers.roi import compiled
+    from repro.peers.programs import compiled
 
     arrays = backend.to_device(boxes[None]), backend.to_device(scores[None])
     program = compiled(lambda b, s: class_nms(b, s, iou_threshold, score_threshold, keep))

@@ -67,7 +67,6 @@ class Operations(Timed):
 
     def compare(self, found: "Comparison", sizes: dict[str, Any], progress: Progress) -> dict[str, Any]:
         """Go through the cases; the other fields of the outcome."""
-        raise NotImplementedError
 
     @classmethod
     def sections(cls, results: Sequence[Result]) -> dict[str, list[Section]]:
@@ -159,7 +158,7 @@ def our_nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float, keep: i
     from keras import ops
 
     from repro.ops.nms import nms
-    from repro.peers.roi import compiled
+    from repro.peers.programs import compiled
 
     arrays = backend.to_device(boxes), backend.to_device(scores)
     program = compiled(lambda b, s: nms(b, s, iou_threshold, keep))

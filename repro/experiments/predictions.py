@@ -68,8 +68,8 @@ class _Entry(msgspec.Struct, gc=False):
 
 
 class Predictions(Kind, tag="predictions"):
-    """Score someone else's predictions on the test split. predictions: a COCO results file or a folder of VOC's. Their
-    task, which no table is of, keeps them out of the tables, which are of our models."""
+    """Score someone else's predictions on the test split. predictions: a COCO results file or a folder of VOC's. With
+    no task, they stay out of the tables, which are of our models."""
 
     RESULT: ClassVar[str] = "eval"
     TABLE: ClassVar[str] = "predictions"  # that there is not: its scores are of nobody's network here

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
+from repro import backend
+from repro.engine.bench import prepare
 from repro.experiments.kind import Kind
 from repro.records.result import Xla
 from repro.records.run import Outcome, Progress, Run
@@ -25,9 +27,6 @@ class Timed(Kind):
 
     def run(self, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
         """Measure once a run."""
-        from repro import backend
-        from repro.engine.bench import prepare
-
         for _ in runs:
             fields = {"tf32": prepare(self.precision), "xla": Xla(requested=True, used=True)} | self.measure(progress)
             yield Outcome(**{"peak_memory_mib": round(backend.peak_memory_mib(), 1)} | fields)

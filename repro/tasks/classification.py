@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from repro import backend, registry
 from repro.data.base import Info, Sample
 from repro.data.cache import centre_crop, decoded
 from repro.metrics.classification import classification_protocol, classification_scores, top_k_correct
@@ -37,7 +38,6 @@ class Dense(Task):
 
     def learner(self, settings: Training, num_classes: int, seed: int, steps: int, records: Any) -> Any:
         """As `Task.learner`. Images larger than their network are cropped at random places."""
-        from repro import backend, registry
         from repro.data.augment import Augment
         from repro.tasks.learners import Learner, compiled
         from repro.tasks.networks import build

@@ -2,7 +2,7 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, ClassVar, Literal
 
@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from repro import registry
+from repro import backend, registry
 from repro.data.base import Info, Sample
 from repro.data.cache import OnDemand, decoded, letterbox
 from repro.drawing.overlays import draw_boxes
@@ -23,7 +23,7 @@ from repro.records.run import Run
 from repro.records.samples import sample_indices
 from repro.records.settings import Data, Network
 from repro.tasks.base import Evaluator, Phase, Task, Training, canvas_of
-from repro.tasks.objects import objects_of, scores_of
+from repro.tasks.objects import Objects, objects_of, scores_of
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 MAX_BOXES = 64  # of a record to learn from
@@ -45,8 +45,11 @@ class Boxes(Evaluator):
         self.predictions.append(prediction)
 
     def metrics(self) -> dict[str, Any]:
+        return self.scores(objects_of(self._dataset, self._split, len(self.predictions), masks=self._masks))
+
+    def scores(self, objects: Objects) -> dict[str, Any]:
+        """The scores against the objects of the images."""
         found = self.predictions
-        objects = objects_of(self._dataset, self._split, len(found), masks=self._masks)
         masks = self._masks and "masks" in found[0]
         metrics = scores_of(found, objects, self._dataset.info.classes, masks=masks)
         if self._counts and "proposals" in found[0]:
@@ -149,15 +152,21 @@ class Detection(Task, tag="detection"):
         return Mirror(seed) if settings.augment.get("flip") else None
 
     def learner(self, settings: Training, num_classes: int, seed: int, steps: int, records: Any) -> Any:
-        from repro import backend
-        from repro.tasks.learners import DetectorLearner, compiled
+        from repro.tasks.learners import compiled
         from repro.tasks.networks import build
 
         backend.set_seed(seed)
-        network = build(settings.network, num_classes, records[0]["image"].shape[-1], "train")
-        loss, augment = registry.module_of(settings.network.name).loss, self.augmentation(settings, seed)
-        learner = DetectorLearner(network, loss, settings.loss_options, augment, batch_size=settings.batch_size)
+        wanted, make = self.trained(settings.network, seed)
+        network = build(wanted, num_classes, records[0]["image"].shape[-1], "train")
+        loss, augment = registry.module_of(wanted.name).loss, self.augmentation(settings, seed)
+        learner = make(network, loss, settings.loss_options, augment, batch_size=settings.batch_size)
         return compiled(learner, settings, steps, records[0])
+
+    def trained(self, network: Network, seed: int) -> tuple[Network, Callable[..., Any]]:
+        """The network as it is built to be trained, and the class of its learner."""
+        from repro.tasks.learners import DetectorLearner
+
+        return network, DetectorLearner
 
     def phase_names(self) -> tuple[str, ...]:
         return ALTERNATING if self.training == "alternating" else super().phase_names()

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 
+from repro import registry
 from repro.data.base import Info
 from repro.data.masks import decode_rle
 from repro.drawing.overlays import draw_instances
@@ -63,7 +64,6 @@ class Instance(Detection, tag="instance"):
 
     def predictor(self, network: Network, data: Data, num_classes: int, channels: int, trained: Any = None) -> Any:
         """The network with its final boxes and masks, which are its own."""
-        from repro import registry
         from repro.tasks.networks import build
         from repro.tasks.predictors import DetectorPredictor
 

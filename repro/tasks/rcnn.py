@@ -10,12 +10,13 @@ import numpy as np
 from repro.data.base import Info
 from repro.errors import ReproError
 from repro.metrics.coco import coco_protocol
-from repro.metrics.detection import detection_protocol
+from repro.metrics.detection import detection_protocol, voc_ap
 from repro.records.run import Progress
 from repro.records.settings import Data, Network
 from repro.tasks.base import Evaluator, canvas_of
 from repro.tasks.classification import Dense
 from repro.tasks.detection import Boxes
+from repro.tasks.objects import Objects
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
@@ -26,20 +27,22 @@ class Variants(Boxes):
 
     def __init__(self, dataset: Any, split: str) -> None:
         super().__init__(dataset, split, ())
-        self._others = {name: Boxes(dataset, split, ()) for name in ("unrefined", "softmax")}
+        self._lesser: dict[str, list[dict[str, Any]]] = {"unrefined": [], "softmax": []}
         self._seconds: dict[str, list[float]] = {}
 
     def add(self, index: int, prediction: dict[str, Any], record: dict[str, np.ndarray]) -> None:
         """prediction: as `RegionPredictor` gives it."""
         super().add(index, prediction["full"], record)
-        for name, other in self._others.items():
-            other.add(index, prediction[name], record)
+        for name, found in self._lesser.items():
+            found.append(prediction[name])
         for name, value in prediction["seconds"].items():
             self._seconds.setdefault(name, []).append(value)
 
-    def metrics(self) -> dict[str, Any]:
+    def scores(self, objects: Objects) -> dict[str, Any]:
         """`map_unrefined`: without box regression; `map_softmax`: fine-tuning's softmax in place of the SVMs."""
-        return super().metrics() | {f"map_{name}": other.metrics()["map"] for name, other in self._others.items()}
+        count = len(self._dataset.info.classes)
+        lesser = {f"map_{name}": voc_ap(found, objects.truths, count)["mean"] for name, found in self._lesser.items()}
+        return super().scores(objects) | lesser
 
     def seconds(self) -> dict[str, list[float]]:
         return {f"stage.{name}": values[1:] or values for name, values in self._seconds.items()}

@@ -1,11 +1,13 @@
 """The YOLO line: detection with jittered images, and images of changing size."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from repro import registry
 from repro.errors import ReproError
+from repro.records.settings import Network
 from repro.tasks.base import Training, canvas_of
 from repro.tasks.detection import Detection
 
@@ -52,21 +54,12 @@ class Yolo(Detection, tag="yolo"):
             return Jitter(seed, **_STILL, **settings.augment) if self.sizes else super().augmentation(settings, seed)
         return Jitter(seed, **settings.augment)
 
-    def learner(self, settings: Training, num_classes: int, seed: int, steps: int, records: Any) -> Any:
-        """As `Task.learner`. The network leaves the size of images open where that changes."""
+    def trained(self, network: Network, seed: int) -> tuple[Network, Callable[..., Any]]:
+        """Where the size of images changes, the network leaves it open."""
         if not self.sizes:
-            return super().learner(settings, num_classes, seed, steps, records)
-        from repro import backend
-        from repro.tasks.learners import MultiScaleLearner, compiled
-        from repro.tasks.networks import build
+            return super().trained(network, seed)
+        from repro.tasks.learners import MultiScaleLearner
 
-        backend.set_seed(seed)
-        network = settings.network
         network = msgspec.structs.replace(network, options=network.options | {"multi_scale": True})
-        built = build(network, num_classes, records[0]["image"].shape[-1], "train")
-        loss, augment = registry.module_of(network.name).loss, self.augmentation(settings, seed)
-        learner = MultiScaleLearner(
-            built, loss, settings.loss_options, augment, batch_size=settings.batch_size, seed=seed, sizes=self.sizes,
-            size_steps=self.size_steps,
-        )  # fmt: skip
-        return compiled(learner, settings, steps, records[0])
+        sizes = {"seed": seed, "sizes": self.sizes, "size_steps": self.size_steps}
+        return network, functools.partial(MultiScaleLearner, **sizes)
