@@ -1,8 +1,5 @@
-"""Boxes, anchors and matching on one backend, for test_matching.py: `box_worker.py BACKEND IN.npz OUT.npz`.
+"""Boxes, anchors and matching on one backend, for test_matching.py."""
 
-Keys of the output are `case/mode/number`."""
-
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -75,18 +72,11 @@ def outputs(mode: str, arrays: dict[str, np.ndarray]) -> dict[str, list[np.ndarr
     return {case: [ops.convert_to_numpy(value) for value in values] for case, values in found.items()}
 
 
-def main() -> None:
-    """Compute every case on one backend and write it."""
-    backend.select(sys.argv[1])
-    arrays = dict(np.load(sys.argv[2]))
-    found = {
+def compute(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every case in every mode: {case/mode/number: array}."""
+    return {
         f"{case}/{mode}/{number}": value
         for mode in MODES
         for case, values in outputs(mode, arrays).items()
         for number, value in enumerate(values)
     }
-    np.savez(sys.argv[3], **found)
-
-
-if __name__ == "__main__":
-    main()

@@ -4,6 +4,7 @@ import gc
 import os
 
 import pytest
+from backend_worker import Worker, compute
 from hypothesis import settings
 
 from repro import backend
@@ -41,3 +42,24 @@ def _memory():
     yield
     backend.forward.cache_clear()
     gc.collect()
+
+
+@pytest.fixture(scope="session")
+def computed(tmp_path_factory):
+    """Gives what a backend computes of a module of cases (`backend_worker.compute`), here or in the process of the
+    other one: call it with the backend's name, the cases' and what they take."""
+    folder, here = tmp_path_factory.mktemp("backends"), {}
+    workers = {name: Worker(name, folder) for name in backend.installed() if name != backend.name()}
+
+    def find(name, group, arrays=None):
+        if name == backend.name():
+            if group not in here:
+                here[group] = compute(group, arrays or {})
+            return here[group]
+        if name not in workers:
+            pytest.skip(f"{name} is not installed")
+        return workers[name].compute(group, arrays)
+
+    yield find
+    for worker in workers.values():
+        worker.close()

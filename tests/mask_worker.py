@@ -1,13 +1,10 @@
-"""What one backend computes of Mask R-CNN, for test_mask_rcnn.py: `mask_worker.py BACKEND OUT.npz`.
+"""What one backend computes of Mask R-CNN, for test_mask_rcnn.py: weights, images and draws are NumPy's, so that
+differences are of arithmetic."""
 
-Keys are `case/mode/quantity`; weights, images and draws are NumPy's, so that differences are of arithmetic."""
-
-import math
-import sys
 from typing import Any
 
 import numpy as np
-from parity_worker import STEP_RATE, fill
+from parity_worker import NETWORK_MODES, STEP_RATE, drawn_by_numpy, fill
 
 from repro import backend, registry
 
@@ -55,37 +52,28 @@ def train_step(case: str) -> dict[str, np.ndarray]:
     """Loss of one compiled step of SGD, and by how much it moves every weight; what is drawn is NumPy's."""
     import keras
 
-    keras.random.uniform = lambda shape, *args, **kwargs: keras.ops.convert_to_tensor(
-        np.random.default_rng(math.prod(shape)).uniform(size=shape).astype("float32")
-    )
     learner = learner_of(case, optimizer="sgd", learning_rate=STEP_RATE)
     fill(learner.network)
     before = {v.path: keras.ops.convert_to_numpy(v) for v in learner.network.trainable_variables}
-    found = {"loss": np.asarray(learner.train_on_batch(batch_of()))}
+    with drawn_by_numpy():
+        found = {"loss": np.asarray(learner.train_on_batch(batch_of()))}
     for variable in learner.network.trainable_variables:
         found[f"update/{variable.path}"] = keras.ops.convert_to_numpy(variable) - before[variable.path]
     return found
 
 
-def main() -> None:
-    """Compute everything on one backend and write it."""
-    backend.select(sys.argv[1])
+def compute(_: dict[str, np.ndarray], case: str) -> dict[str, np.ndarray]:
+    """Answers of a case, or its compiled train step (`CASE-step`): {mode/quantity: array}."""
     import keras
 
-    backend.set_precision("float32")
-    found: dict[str, np.ndarray] = {}
-    for case, options in OPTIONS.items():
-        model = registry.build(case, channels=3, heads="infer", **SMALL, **options)
-        fill(model)
-        batch = batch_of()
-        given = {tensor.name: batch[tensor.name].astype(tensor.dtype) for tensor in model.inputs}
-        inputs = keras.tree.map_structure(backend.to_device, given)
-        for mode in ("eager", "xla"):
-            outputs = backend.forward(model, mode)(inputs)
-            found |= {f"{case}/{mode}/{key}": np.asarray(value) for key, value in outputs.items()}
-        found |= {f"{case}-step/xla/{key}": value for key, value in train_step(case).items()}
-    np.savez(sys.argv[2], **found)
-
-
-if __name__ == "__main__":
-    main()
+    if case.endswith("-step"):
+        return {f"xla/{key}": value for key, value in train_step(case.removesuffix("-step")).items()}
+    model = registry.build(case, channels=3, heads="infer", **SMALL, **OPTIONS[case])
+    fill(model)
+    batch = batch_of()
+    given = {tensor.name: batch[tensor.name].astype(tensor.dtype) for tensor in model.inputs}
+    inputs, found = keras.tree.map_structure(backend.to_device, given), {}
+    for mode in NETWORK_MODES[backend.name()]:
+        outputs = backend.forward(model, mode)(inputs)
+        found |= {f"{mode}/{key}": np.asarray(value) for key, value in outputs.items()}
+    return found

@@ -1,16 +1,10 @@
-"""Non-maximum suppression of the same boxes on one backend, eager and compiled: `python nms_worker.py BACKEND OUT.npz`.
-
-test_nms.py runs it once for every other backend, in a process of its own, and compares.
-"""
+"""Non-maximum suppression of the same boxes on one backend, eager and compiled, for test_nms.py."""
 
 import functools
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
 from repro import backend
 
 MODES = ("eager", "xla")
@@ -141,19 +135,13 @@ def scratch_bytes() -> dict[str, int]:
     }
 
 
-def main() -> None:
-    """Compute every case on one backend and write it."""
-    chosen = backend.select(sys.argv[1])
-    backend.set_precision("float32")
-    found: dict[str, Any] = {}
+def compute(_: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Every case: {case/mode/name: array}; and on JAX the memory of the compiled."""
+    chosen, found = backend.name(), {}
     for case, arrays in inputs().items():
         for mode in MODES if chosen != "jax" or case in EAGER_ON_JAX else ("xla",):
             found |= {f"{case}/{mode}/{key}": value for key, value in call(case, mode, arrays).items()}
     found["gradient"] = gradient("xla")
     if chosen == "jax":
         found |= {f"scratch/{key}": value for key, value in scratch_bytes().items()}
-    np.savez(sys.argv[2], **found)
-
-
-if __name__ == "__main__":
-    main()
+    return found

@@ -1,21 +1,22 @@
-"""What one backend computes, for test_parity.py: `parity_worker.py BACKEND OUT.npz`.
+"""What one backend computes, for test_parity.py.
 
-Weights, images and augmentation are NumPy's and depend on names alone, so that every difference between two files
-is one of arithmetic. Keys are `case/mode/quantity`, a train step's `case-step/mode/quantity`.
+Weights, images and augmentation are NumPy's and depend on names alone, so that every difference between two backends
+is one of arithmetic.
 """
 
 import math
-import sys
 import zlib
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
 from repro import backend, registry
 
+# of operations; whole networks run eagerly on TensorFlow alone: operation by operation JAX compiles longer than at once
 MODES = {"tensorflow": ("eager", "graph", "xla"), "jax": ("eager", "xla")}
-STEP_MODES = {"tensorflow": ("eager", "xla"), "jax": ("xla",)}
+NETWORK_MODES = {"tensorflow": ("eager", "xla"), "jax": ("xla",)}
 NUM_CLASSES = 5
 SIZE = (40, 56)  # 56 = 8 x 7 and 40 = 8 x 5: poolings 4 and 5 round up, so that "same" FCNs must cut
 SMALL = {"width": 1 / 16, "depth": 0.3, "num_classes": NUM_CLASSES, "input_size": SIZE}
@@ -119,14 +120,21 @@ def learner_of(name: str, options: dict[str, Any], **settings: Any) -> Any:
     return task_for(name).learner(training, NUM_CLASSES, 0, 100, records)
 
 
+def drawn_by_numpy() -> Any:
+    """A context in which Keras draws the same uniform numbers on every backend."""
+    import keras
+
+    def uniform(shape, *args, **kwargs):
+        drawn = np.random.default_rng(math.prod(shape)).uniform(size=shape)
+        return keras.ops.convert_to_tensor(drawn.astype("float32"))
+
+    return mock.patch.object(keras.random, "uniform", uniform)
+
+
 def train_step(case: str, mode: str) -> dict[str, np.ndarray]:
     """Loss of one step of SGD, and by how much it moves every trainable weight. Without dropout, which draws
     other numbers on every backend; what a detector draws is NumPy's."""
     import keras
-
-    keras.random.uniform = lambda shape, *args, **kwargs: keras.ops.convert_to_tensor(
-        np.random.default_rng(math.prod(shape)).uniform(size=shape).astype("float32")
-    )
 
     name, options = CASES[case]
     learner = learner_of(name, options, optimizer="sgd", learning_rate=STEP_RATE, weight_decay=5e-4)
@@ -136,7 +144,8 @@ def train_step(case: str, mode: str) -> dict[str, np.ndarray]:
         if isinstance(layer, keras.layers.Dropout):
             layer.rate = 0
     before = {v.path: keras.ops.convert_to_numpy(v) for v in learner.network.trainable_variables}
-    found = {"loss": np.asarray(learner.train_on_batch(batch_of(name)))}
+    with drawn_by_numpy():
+        found = {"loss": np.asarray(learner.train_on_batch(batch_of(name)))}
     for variable in learner.network.trainable_variables:
         found[f"update/{variable.path}"] = keras.ops.convert_to_numpy(variable) - before[variable.path]
     return found
@@ -278,31 +287,27 @@ OPS: dict[str, Callable[[], tuple[Callable[..., list], list[np.ndarray]]]] = {
 }
 
 
-def main() -> None:
-    """Compute everything on one backend and write it."""
-    chosen = backend.select(sys.argv[1])
+def compute(_: dict[str, np.ndarray], case: str) -> dict[str, np.ndarray]:
+    """A case of a network's outputs, of its train step (`CASE-step`) or of an operation: {mode/quantity: array}."""
+    chosen, found = backend.name(), {}
+    if case in OPS:
+        for mode in MODES[chosen]:
+            function, arrays = OPS[case]()
+            for kind, values in zip(("value", "gradient"), values_and_gradients(function, arrays, mode), strict=True):
+                found |= {f"{mode}/{kind}{i}": value for i, value in enumerate(values)}
+        return found
+    if case.endswith("-step"):
+        for mode in NETWORK_MODES[chosen]:
+            found |= {f"{mode}/{key}": value for key, value in train_step(case.removesuffix("-step"), mode).items()}
+        return found
     import keras
 
-    backend.set_precision("float32")
-    found: dict[str, np.ndarray] = {}
-    for case, (name, options) in CASES.items():
-        # what a detector is trained on is drawn anew in each call
-        model = registry.build(name, channels=3, heads="infer" if takes_boxes(name) else "train", **SMALL, **options)
-        fill(model)
-        inputs = keras.tree.map_structure(backend.to_device, inputs_for(model, name))
-        for mode in MODES[chosen]:
-            outputs = backend.forward(model, mode)(inputs)
-            found |= {f"{case}/{mode}/{key}": np.asarray(value) for key, value in outputs.items()}
-        for mode in STEP_MODES[chosen] if case in STEP_CASES else ():
-            found |= {f"{case}-step/{mode}/{key}": value for key, value in train_step(case, mode).items()}
-    for op, make in OPS.items():
-        for mode in MODES[chosen]:
-            function, arrays = make()
-            values, gradients = values_and_gradients(function, arrays, mode)
-            found |= {f"{op}/{mode}/value{i}": value for i, value in enumerate(values)}
-            found |= {f"{op}/{mode}/gradient{i}": gradient for i, gradient in enumerate(gradients)}
-    np.savez(sys.argv[2], **found)
-
-
-if __name__ == "__main__":
-    main()
+    name, options = CASES[case]
+    # what a detector is trained on is drawn anew in each call
+    model = registry.build(name, channels=3, heads="infer" if takes_boxes(name) else "train", **SMALL, **options)
+    fill(model)
+    inputs = keras.tree.map_structure(backend.to_device, inputs_for(model, name))
+    for mode in NETWORK_MODES[chosen]:
+        outputs = backend.forward(model, mode)(inputs)
+        found |= {f"{mode}/{key}": np.asarray(value) for key, value in outputs.items()}
+    return found

@@ -1,10 +1,5 @@
-"""What one backend computes of `repro.ops.roi`, for test_roi.py: `roi_worker.py IN.npz OUT.npz`, on KERAS_BACKEND.
+"""What one backend computes of `repro.ops.roi`, for test_roi.py."""
 
-In: `case/features`, `case/rois` and `case/upstream`, the gradient by the output. Out: `case/mode/values`, and
-`case/mode/gradient`, that by the features.
-"""
-
-import sys
 from typing import Any
 
 import numpy as np
@@ -62,18 +57,13 @@ def values_and_gradient(
     return tuple(map(ops.convert_to_numpy, found))
 
 
-def main() -> None:
-    """Compute everything on one backend and write it."""
-    backend.select()
-    backend.set_precision("float32")
-    given, found = dict(np.load(sys.argv[1])), {}
+def compute(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of `case/features`, `case/rois` and `case/upstream`, the gradient by the output: `case/mode/values`, and
+    `case/mode/gradient`, that by the features."""
+    found = {}
     for case, (op, options) in CASES.items():
         arrays = [given[f"{case}/{name}"] for name in ("features", "rois", "upstream")]
         for mode in MODES if case in EAGER_CASES else MODES[1:]:
             values, gradient = values_and_gradient(op, options, *arrays, mode)
             found |= {f"{case}/{mode}/values": values, f"{case}/{mode}/gradient": gradient}
-    np.savez(sys.argv[2], **found)
-
-
-if __name__ == "__main__":
-    main()
+    return found

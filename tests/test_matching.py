@@ -1,10 +1,5 @@
 """Matching and sampling against plain loops: eager and compiled, here and under JAX in a process of its own."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import box_worker
 import numpy as np
 import pytest
@@ -14,7 +9,6 @@ from hypothesis import strategies as st
 from parity_worker import values_and_gradients
 from test_boxes import EMPTY, loop_area, loop_decode, loop_encode, loop_iou, random_boxes
 
-from repro import backend
 from repro.ops.anchors import base_anchors, grid_anchors, inside_image
 from repro.ops.matching import gather, label_anchors, match, sample_labels, sample_rois
 
@@ -157,28 +151,6 @@ def inputs():
     return example()
 
 
-@pytest.fixture(scope="module")
-def computed(inputs):
-    """What this process computes: {mode: {case: arrays}}."""
-    return {mode: box_worker.outputs(mode, inputs) for mode in MODES}
-
-
-@pytest.fixture(scope="module")
-def under_jax(inputs, tmp_path_factory):
-    """What a process with JAX on the CPU computes: {case/mode/number: array}."""
-    if "jax" not in backend.installed():
-        pytest.skip("jax is not installed")
-    folder, here = tmp_path_factory.mktemp("boxes"), Path(__file__).parent
-    np.savez(folder / "in.npz", **inputs)
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "KERAS_BACKEND": "jax", "PYTHONPATH": str(here.parent)}
-    worker = subprocess.run(
-        [sys.executable, here / "box_worker.py", "jax", folder / "in.npz", folder / "out.npz"],
-        env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert worker.returncode == 0, worker.stderr[-3000:]
-    return dict(np.load(folder / "out.npz"))
-
-
 def assert_same(found, loop):
     """Whole numbers and coordinates exactly, all else to rounding."""
     assert len(found) == len(loop)
@@ -191,22 +163,22 @@ def assert_same(found, loop):
             np.testing.assert_array_equal(ours, theirs)
 
 
+def arrays_of(computed, name, inputs, case, mode):
+    found = computed(name, "box_worker", inputs)
+    return [value for key, value in found.items() if key.rpartition("/")[0] == f"{case}/{mode}"]
+
+
+@pytest.mark.parametrize("name", ["tensorflow", "jax"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("case", CASES)
-def test_is_that_of_the_loop(inputs, computed, case, mode):
-    assert_same(computed[mode][case], expected(case, inputs))
+def test_is_that_of_the_loop(inputs, computed, name, case, mode):
+    assert_same(arrays_of(computed, name, inputs, case, mode), expected(case, inputs))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_compiled_is_as_eager(computed, case):
-    assert_same(computed["xla"][case], computed["eager"][case])
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("case", CASES)
-def test_is_that_of_the_loop_under_jax(inputs, under_jax, case, mode):
-    found = [value for key, value in under_jax.items() if key.rpartition("/")[0] == f"{case}/{mode}"]
-    assert_same(found, expected(case, inputs))
+def test_compiled_is_as_eager(inputs, computed, case):
+    eager, xla = (arrays_of(computed, "tensorflow", inputs, case, mode) for mode in MODES)
+    assert_same(xla, eager)
 
 
 def test_the_example_has_what_the_cases_are_about(inputs):

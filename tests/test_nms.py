@@ -1,10 +1,6 @@
 """Non-maximum suppression against sequential loops and TensorFlow's own, on both backends, eager and compiled."""
 
 import functools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -77,27 +73,6 @@ def expected(case):
     return found
 
 
-@pytest.fixture(scope="session")
-def elsewhere(tmp_path_factory):
-    """What the backends that do not run here compute, on the CPU, in a process each: {backend: {key: array}}."""
-    folder, here = tmp_path_factory.mktemp("nms"), Path(__file__).parent
-    found = {}
-    for name in set(backend.installed()) - {backend.name()}:
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
-        command = [sys.executable, here / "nms_worker.py", name, folder / f"{name}.npz"]
-        process = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert process.returncode == 0, f"the {name} worker failed:\n{process.stderr[-3000:]}"
-        found[name] = dict(np.load(folder / f"{name}.npz"))
-    return found
-
-
-def worked_out(elsewhere, name):
-    """The arrays of a backend's worker; skips the test where there is none."""
-    if name not in elsewhere:
-        pytest.skip(f"there is no {name}, or it runs in this process")
-    return elsewhere[name]
-
-
 def assert_is_expected(case, found):
     for name, array in expected(case).items():
         assert (found[name].shape, found[name].dtype) == (array.shape, array.dtype), name
@@ -118,10 +93,10 @@ def test_is_the_sequential_algorithm(case, mode):
 @ON_OTHERS
 @CASES
 @EITHER_MODE
-def test_is_the_sequential_algorithm_on_other_backends(elsewhere, name, case, mode):
+def test_is_the_sequential_algorithm_on_other_backends(computed, name, case, mode):
     if (name, mode) == ("jax", "eager") and case not in EAGER_ON_JAX:
         pytest.skip("takes long, and the smaller cases show the same")
-    arrays, prefix = worked_out(elsewhere, name), f"{case}/{mode}/"
+    arrays, prefix = computed(name, "nms_worker"), f"{case}/{mode}/"
     assert_is_expected(case, {key.removeprefix(prefix): a for key, a in arrays.items() if key.startswith(prefix)})
 
 
@@ -281,8 +256,8 @@ def test_gradient_is_that_of_the_chosen_boxes(mode):
 
 
 @ON_OTHERS
-def test_gradient_is_that_of_the_chosen_boxes_on_other_backends(elsewhere, name):
-    assert_is_the_gradient(worked_out(elsewhere, name)["gradient"])
+def test_gradient_is_that_of_the_chosen_boxes_on_other_backends(computed, name):
+    assert_is_the_gradient(computed(name, "nms_worker")["gradient"])
 
 
 def assert_is_the_gradient(found):
@@ -292,9 +267,9 @@ def assert_is_the_gradient(found):
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-def test_memory_does_not_grow_with_the_square_of_the_boxes(elsewhere):
+def test_memory_does_not_grow_with_the_square_of_the_boxes(computed):
     """12000 proposals have 576 MB of pairwise IoU, and 2000 boxes of 80 classes 1280 MB."""
-    arrays = worked_out(elsewhere, "jax")
+    arrays = computed("jax", "nms_worker")
     scratch = {key: int(value) / 1e6 for key, value in arrays.items() if key.startswith("scratch/")}
     assert len(scratch) == 2
     assert max(scratch.values()) < 64, scratch

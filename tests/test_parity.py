@@ -1,21 +1,14 @@
 """TensorFlow and JAX, eager and compiled, compute the same: outputs, losses, gradients and every shared op."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-from parity_worker import CASES, MODES, OPS, STEP_CASES, STEP_MODES
-
-from repro import backend
+from parity_worker import CASES, MODES, NETWORK_MODES, OPS, STEP_CASES
 
 TOLERANCE = 1e-4
 REFERENCE = ("tensorflow", "eager")
 COMPARISONS = [
     (case, name, mode)
-    for cases, modes_of in (((*CASES, *OPS), MODES), ([f"{case}-step" for case in STEP_CASES], STEP_MODES))
+    for cases, modes_of in ((OPS, MODES), ((*CASES, *(f"{case}-step" for case in STEP_CASES)), NETWORK_MODES))
     for case in cases
     for name, modes in modes_of.items()
     for mode in modes
@@ -23,30 +16,10 @@ COMPARISONS = [
 ]
 
 
-@pytest.fixture(scope="session")
-def computed(tmp_path_factory):
-    """What every installed backend computes on the CPU: {backend: {key: array}}. The workers run side by side."""
-    folder, here = tmp_path_factory.mktemp("parity"), Path(__file__).parent
-    cpu = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(here.parent)}
-    workers = {
-        name: subprocess.Popen(
-            [sys.executable, here / "parity_worker.py", name, folder / f"{name}.npz"],
-            env=cpu, stdout=subprocess.DEVNULL, stderr=(folder / f"{name}.log").open("wb"),
-        )
-        for name in backend.installed()
-    }  # fmt: skip
-    for name, status in {name: worker.wait() for name, worker in workers.items()}.items():
-        assert status == 0, f"the {name} worker failed:\n{(folder / f'{name}.log').read_text()[-3000:]}"
-    return {name: dict(np.load(folder / f"{name}.npz")) for name in workers}
-
-
 @pytest.mark.parametrize(("case", "name", "mode"), COMPARISONS, ids=["-".join(row) for row in COMPARISONS])
 def test_agrees_with_tensorflow_eager(computed, case, name, mode):
-    for needed in {name, REFERENCE[0]}:
-        if needed not in computed:
-            pytest.skip(f"{needed} is not installed")
-    found = quantities(computed[name], f"{case}/{mode}/")
-    expected = quantities(computed[REFERENCE[0]], f"{case}/{REFERENCE[1]}/")
+    found = quantities(computed(name, f"parity_worker/{case}"), f"{mode}/")
+    expected = quantities(computed(REFERENCE[0], f"parity_worker/{case}"), f"{REFERENCE[1]}/")
     assert found.keys() == expected.keys() != set()
     errors, scales = {}, {}
     for key, b in expected.items():

@@ -2,10 +2,6 @@
 backends."""
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -131,18 +127,10 @@ def test_is_that_of_a_loop(case, mode):
 
 
 @pytest.mark.parametrize("name", [name for name in backend.installed() if name != backend.default()])
-def test_backends_agree_also_on_ties(tmp_path, name):
+def test_backends_agree_also_on_ties(computed, name):
     names = "features", "rois", "upstream"
     inputs = {f"{case}/{key}": x for case in CASES for key, x in zip(names, arrays_of(case), strict=True)}
-    np.savez(tmp_path / "in.npz", **inputs)
-    here = Path(__file__).parent
-    environment = {"KERAS_BACKEND": name, "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, here / "roi_worker.py", tmp_path / "in.npz", tmp_path / "out.npz"],
-        env={**os.environ, **environment, "PYTHONPATH": str(here.parent)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = np.load(tmp_path / "out.npz")
+    found = computed(name, "roi_worker", inputs)
     for case, (op, options) in CASES.items():
         expected = values_and_gradient(op, options, *arrays_of(case), "eager")
         for mode in MODES if case in EAGER_CASES else MODES[1:]:

@@ -1,10 +1,6 @@
 """YOLO v1 against plain loops and its paper's figures: networks, what cells are taught, the loss, the detections."""
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -340,20 +336,11 @@ def loop_detections(grid, valid_size, threshold=0.001, nms_threshold=0.5, limit=
     return [(-score, kind, np.clip(boxes[i, 0], 0, [width, height] * 2)) for score, kind, i in found]
 
 
-@pytest.fixture(scope="module", params=backend.installed())
-def computed(request, tmp_path_factory):
+@pytest.fixture(params=backend.installed())
+def answers(request, computed):
     """What a backend makes of the scene, eager and compiled."""
-    folder = tmp_path_factory.mktemp("yolo_v1")
     grid, batch = scene()
-    np.savez(folder / "in.npz", grid=grid, **batch)
-    here = Path(__file__).parent
-    environment = {"KERAS_BACKEND": request.param, "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, here / "yolo_v1_worker.py", request.param, folder / "in.npz", folder / "out.npz"],
-        env={**os.environ, **environment, "PYTHONPATH": str(here.parent)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = dict(np.load(folder / "out.npz"))
+    found = computed(request.param, "yolo_v1_worker", {"grid": grid, **batch})
     return {mode: {key[len(mode) + 1 :]: found[key] for key in found if key.startswith(f"{mode}/")} for mode in MODES}
 
 
@@ -373,8 +360,8 @@ def test_the_scene_decides_what_it_is_about():
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_targets_are_those_of_the_loop(computed, mode):
-    found = computed[mode]
+def test_targets_are_those_of_the_loop(answers, mode):
+    found = answers[mode]
     _, batch = scene()
     for b in range(8):
         objects = loop_objects(batch["boxes"][b], batch["classes"][b])
@@ -395,9 +382,9 @@ def test_targets_are_those_of_the_loop(computed, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_loss_and_gradient_are_those_of_the_loop(computed, mode):
+def test_loss_and_gradient_are_those_of_the_loop(answers, mode):
     loss, gradient, chosen = loop_loss(*scene())
-    found = computed[mode]
+    found = answers[mode]
     assert float(found["loss"]) == pytest.approx(loss, rel=1e-5)
     np.testing.assert_allclose(found["gradient"], gradient, rtol=1e-4, atol=1e-5 * np.abs(gradient).max())
     for b, row, column, j in np.ndindex(*found["answers"].shape):
@@ -405,12 +392,12 @@ def test_loss_and_gradient_are_those_of_the_loop(computed, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_detections_are_those_of_the_loop(computed, mode):
+def test_detections_are_those_of_the_loop(answers, mode):
     grid, batch = scene()
     counts = []
     for b in range(8):
         expected = loop_detections(grid[b], batch["valid_size"][b])
-        found = {name: computed[mode][f"detect/{name}"][b] for name in ("boxes", "scores", "classes", "count")}
+        found = {name: answers[mode][f"detect/{name}"][b] for name in ("boxes", "scores", "classes", "count")}
         counts.append(len(expected))
         assert found["count"] == len(expected)
         assert found["classes"].tolist() == [kind for _, kind, _ in expected] + [-1] * (30 - len(expected))

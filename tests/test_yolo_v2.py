@@ -2,10 +2,6 @@
 on both backends, eager and compiled."""
 
 import functools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -23,7 +19,7 @@ from yolo_v2_worker import (
     SCALES,
     SCORE,
     VALID,
-    compute,
+    compute_in,
     images,
     outputs_of,
     pixels,
@@ -286,21 +282,14 @@ def check(found):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_everything_is_that_of_the_loops(mode):
-    check(compute(mode))
+    check(compute_in(mode))
 
 
 @pytest.mark.parametrize("name", [name for name in backend.installed() if name != backend.default()])
-def test_everything_is_that_of_the_loops_on_other_backends(tmp_path, name):
-    here = Path(__file__).parent
-    environment = {"KERAS_BACKEND": name, "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, here / "yolo_v2_worker.py", name, tmp_path / "out.npz"],
-        env={**os.environ, **environment, "PYTHONPATH": str(here.parent)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = np.load(tmp_path / "out.npz")
+def test_everything_is_that_of_the_loops_on_other_backends(computed, name):
+    found = computed(name, "yolo_v2_worker")
     for mode in MODES:
-        check({key.split("/", 1)[1]: found[key] for key in found.files if key.startswith(f"{mode}/")})
+        check({key.split("/", 1)[1]: found[key] for key in found if key.startswith(f"{mode}/")})
 
 
 def test_the_cases_are_those_they_are_meant_to_be():

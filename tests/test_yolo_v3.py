@@ -3,10 +3,6 @@ detections; eager and compiled, here and on the other backend in a process of it
 
 import functools
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -297,21 +293,14 @@ def found_here(case, mode):
 RUNS = [(case, mode) for case in CASES for mode in MODES if mode == "xla" or case in EAGER_CASES]
 
 
-@pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory):
+@pytest.fixture
+def elsewhere(computed):
     """What the other backend computes of every case, or nothing where there is none."""
-    folder, here = tmp_path_factory.mktemp("yolo_v3"), Path(__file__).parent
     others = [name for name in backend.installed() if name != backend.default()]
     if not others:
         pytest.skip("one backend alone is installed")
-    np.savez(folder / "in.npz", **{f"{case}/{k}": v for case in CASES for k, v in expected(case)[0].items()})
-    environment = {"KERAS_BACKEND": others[0], "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, here / "yolo_v3_worker.py", folder / "in.npz", folder / "out.npz"],
-        env={**os.environ, **environment, "PYTHONPATH": str(here.parent)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(np.load(folder / "out.npz"))
+    arrays = {f"{case}/{k}": v for case in CASES for k, v in expected(case)[0].items()}
+    return computed(others[0], "yolo_v3_worker", arrays)
 
 
 def check(case, found):

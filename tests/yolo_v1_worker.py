@@ -1,16 +1,10 @@
-"""YOLO v1's targets, loss and decoding on one backend, for test_yolo_v1.py: `yolo_v1_worker.py BACKEND IN.npz OUT.npz`.
+"""YOLO v1's targets, loss and decoding on one backend, for test_yolo_v1.py."""
 
-In: `grid` (what a network says of its cells) and a batch's `boxes`, `classes` and `valid_size`. Keys of the output are
-`mode/quantity`."""
-
-import sys
 from typing import Any
 
 import numpy as np
 from nms_worker import MODES, in_mode
 from parity_worker import values_and_gradients
-
-from repro import backend
 
 
 def quantities(mode: str, grid: np.ndarray, batch: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -32,15 +26,8 @@ def quantities(mode: str, grid: np.ndarray, batch: dict[str, np.ndarray]) -> dic
     return {name: ops.convert_to_numpy(v) for name, v in found.items()} | {"loss": loss, "gradient": gradient}
 
 
-def main() -> None:
-    """Compute everything on one backend and write it."""
-    backend.select(sys.argv[1])
-    backend.set_precision("float32")
-    given = dict(np.load(sys.argv[2]))
-    grid = given.pop("grid")
-    found = {f"{mode}/{key}": value for mode in MODES for key, value in quantities(mode, grid, given).items()}
-    np.savez(sys.argv[3], **found)
-
-
-if __name__ == "__main__":
-    main()
+def compute(given: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Of `grid` (what a network says of its cells) and a batch's `boxes`, `classes` and `valid_size`:
+    {mode/quantity: array}."""
+    batch = {name: values for name, values in given.items() if name != "grid"}
+    return {f"{mode}/{key}": value for mode in MODES for key, value in quantities(mode, given["grid"], batch).items()}

@@ -1,16 +1,12 @@
-"""YOLO v2's arithmetic on one backend, eager and compiled: `python yolo_v2_worker.py BACKEND OUT.npz`.
-
-test_yolo_v2.py runs it once for every other backend, in a process of its own, and compares with its loops.
-"""
+"""YOLO v2's arithmetic on one backend, eager and compiled, for test_yolo_v2.py."""
 
 import functools
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nms_worker import in_mode
+from parity_worker import values_and_gradients
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
 from repro import backend
 
 MODES = ("eager", "xla")
@@ -63,11 +59,8 @@ def outputs_of(grid: Any) -> dict[str, Any]:
     return {"grid": grid, "anchors": ops.broadcast_to(np.asarray(ANCHORS, "float32"), (5, len(ANCHORS), 2))}
 
 
-def compute(mode: str) -> dict[str, np.ndarray]:
+def compute_in(mode: str) -> dict[str, np.ndarray]:
     """Everything, here and now."""
-    from nms_worker import in_mode
-    from parity_worker import values_and_gradients
-
     from repro.models import yolo_v2 as yolo
 
     boxes, classes, grid = images()
@@ -92,13 +85,6 @@ def compute(mode: str) -> dict[str, np.ndarray]:
     return found | {name: np.asarray(value) for name, value in answers.items()}
 
 
-def main() -> None:
-    """Compute in every mode on one backend and write it."""
-    backend.select(sys.argv[1])
-    backend.set_precision("float32")
-    found = {f"{mode}/{key}": value for mode in MODES for key, value in compute(mode).items()}
-    np.savez(sys.argv[2], **found)
-
-
-if __name__ == "__main__":
-    main()
+def compute(_: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Everything in every mode: {mode/quantity: array}."""
+    return {f"{mode}/{key}": value for mode in MODES for key, value in compute_in(mode).items()}

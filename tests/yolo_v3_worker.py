@@ -1,11 +1,5 @@
-"""What one backend computes of `repro.models.yolo_v3`, for test_yolo_v3.py: `yolo_v3_worker.py IN.npz OUT.npz`, on
-KERAS_BACKEND.
+"""What one backend computes of `repro.models.yolo_v3`, for test_yolo_v3.py."""
 
-In: `case/NAME`, the raw answers of three strides, boxes, classes and valid_size. Out: `case/mode/NAME`: the loss, its
-gradients by the answers, the targets, the decoded boxes and the detections.
-"""
-
-import sys
 from typing import Any
 
 import numpy as np
@@ -71,18 +65,13 @@ def computed(arrays: dict[str, np.ndarray], options: dict[str, Any], mode: str) 
     return {name: ops.convert_to_numpy(values) for name, values in step(answers, tensors).items()}
 
 
-def main() -> None:
-    """Compute everything on one backend and write it."""
-    backend.select()
-    backend.set_precision("float32")
-    given, found = dict(np.load(sys.argv[1])), {}
+def compute(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of `case/NAME`, the raw answers of three strides, boxes, classes and valid_size: `case/mode/NAME`, the loss, its
+    gradients by the answers, the targets, the decoded boxes and the detections."""
+    found = {}
     for case, options in CASES.items():
         arrays = {name.removeprefix(f"{case}/"): x for name, x in given.items() if name.startswith(f"{case}/")}
         for mode in MODES if case in EAGER_CASES else MODES[1:]:
             for name, values in computed(arrays, options, mode).items():
                 found[f"{case}/{mode}/{name}"] = values
-    np.savez(sys.argv[2], **found)
-
-
-if __name__ == "__main__":
-    main()
+    return found
