@@ -3,13 +3,13 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from parity_worker import CASES, MODES, OPS, STEP_CASES, STEP_MODES
 
 from repro import backend
+from tests.parity import ROOT, WORKERS
+from tests.parity.parity_worker import CASES, MODES, OPS, STEP_CASES, STEP_MODES
 
 TOLERANCE = 1e-4
 REFERENCE = ("tensorflow", "eager")
@@ -26,11 +26,11 @@ COMPARISONS = [
 @pytest.fixture(scope="session")
 def computed(tmp_path_factory):
     """What every installed backend computes on the CPU: {backend: {key: array}}. The workers run side by side."""
-    folder, here = tmp_path_factory.mktemp("parity"), Path(__file__).parent
-    cpu = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(here.parent)}
+    folder = tmp_path_factory.mktemp("parity")
+    cpu = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     workers = {
         name: subprocess.Popen(
-            [sys.executable, here / "parity_worker.py", name, folder / f"{name}.npz"],
+            [sys.executable, WORKERS / "parity_worker.py", name, folder / f"{name}.npz"],
             env=cpu, stdout=subprocess.DEVNULL, stderr=(folder / f"{name}.log").open("wb"),
         )
         for name in backend.installed()

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from messages import one_line
 from PIL import Image
 
 from repro.data.catalog import open_dataset
 from repro.data.cityscapes_instances import CityscapesInstances
 from repro.errors import NoDataError, ReproError
+from tests.support.messages import one_line
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
 # road, a group of bicycles in two places, two persons side by side, a car, a caravan, a trailer, a licence plate's 0

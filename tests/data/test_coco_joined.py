@@ -7,14 +7,14 @@ import pickle
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from messages import one_line
 from PIL import Image
-from test_coco import OBJECTS, PHOTO, instances, thing
 
 from repro.data.catalog import open_dataset
 from repro.data.coco import Coco2017
 from repro.data.tfds import TfdsDataset
 from repro.errors import NoDataError, ReproError
+from tests.support.coco_files import OBJECTS, PHOTO, instances, thing
+from tests.support.messages import one_line
 
 
 def encoded(pixels=PHOTO):

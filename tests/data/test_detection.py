@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from messages import one_line
 
 from repro import backend
 from repro.data.base import Sample
@@ -14,6 +13,7 @@ from repro.data.cache import decoded
 from repro.data.detection import Mirror, WithProposals, fit_boxes, fitting, rescale
 from repro.data.shapes import Shapes
 from repro.errors import ReproError
+from tests.support.messages import one_line
 
 SIDE = st.integers(8, 1200)
 FLIPS = {"all": 0.0, "none": 0.99}

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from messages import one_line
 from PIL import Image
 
 from repro.data.base import VOID
@@ -12,6 +11,7 @@ from repro.data.catalog import dataset_class
 from repro.data.dubai import Dubai
 from repro.data.images import read_colours
 from repro.errors import NoDataError, ReproError
+from tests.support.messages import one_line
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
 HEX = ("3C1098", "8429F6", "6EC1E4", "FEDD3A", "E2A929", "9B9B9B", "000000")

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from messages import one_line
 from PIL import Image
 
 from repro.data.catalog import dataset_class
 from repro.data.images import read_stack
 from repro.data.isbi2012 import SLICES, Isbi2012
 from repro.errors import NoDataError, ReproError
+from tests.support.messages import one_line
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (SLICES, 12, 16), np.uint8)

@@ -1,5 +1,5 @@
 """Augmentation of images with boxes, against plain loops and colorsys on the numbers that it drew itself; compiled on
-the other backend in test_yolo_training.py."""
+the other backend in tests/tasks/test_yolo.py."""
 
 import colorsys
 import math

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from messages import one_line
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from repro.data.masks import crop_mask, decode_rle, encode_rle, paste_mask, run_lengths
 from repro.errors import ReproError
+from tests.reference.masks import loop_crop, loop_grid_sample
+from tests.support.messages import one_line
 
 SEEDS = st.integers(0, 10**6)
 
@@ -40,36 +41,6 @@ def outline(mask, reach=1):
     padded = np.pad(mask, reach, mode="edge")
     near = ndimage.maximum_filter(padded, 2 * reach + 1) ^ ndimage.minimum_filter(padded, 2 * reach + 1)
     return near[reach:-reach, reach:-reach]
-
-
-def loop_crop(mask, box, size):
-    """Cell by cell and pixel by pixel."""
-    x1, y1, x2, y2 = box
-    high, wide = (y2 - y1) / size, (x2 - x1) / size
-    cells = np.zeros((size, size))
-    for i in range(size):
-        for j in range(size):
-            for y, x in np.argwhere(mask):
-                down = min(y + 1, y1 + (i + 1) * high) - max(y, y1 + i * high)
-                across = min(x + 1, x1 + (j + 1) * wide) - max(x, x1 + j * wide)
-                cells[i, j] += max(down, 0) * max(across, 0)
-    return cells / (high * wide)
-
-
-def loop_grid_sample(mask, box, image_size):
-    """PyTorch's grid_sample, bilinear, padded with zeros, corners not aligned, at Detectron2's grid."""
-    height, width = mask.shape
-    values = np.zeros(image_size)
-    for row in range(image_size[0]):
-        for column in range(image_size[1]):
-            grid_y = (row + 0.5 - box[1]) / (box[3] - box[1]) * 2 - 1
-            grid_x = (column + 0.5 - box[0]) / (box[2] - box[0]) * 2 - 1
-            y, x = ((grid_y + 1) * height - 1) / 2, ((grid_x + 1) * width - 1) / 2
-            for i in (math.floor(y), math.floor(y) + 1):
-                for j in (math.floor(x), math.floor(x) + 1):
-                    if 0 <= i < height and 0 <= j < width:
-                        values[row, column] += mask[i, j] * (1 - abs(y - i)) * (1 - abs(x - j))
-    return values
 
 
 @given(SEEDS)

@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from messages import one_line
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from repro.data.catalog import open_dataset
 from repro.data.nuclei import Nuclei
 from repro.errors import NoDataError, ReproError
+from tests.support.messages import one_line
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
 ROUND = np.hypot(np.arange(12)[:, None] - 5, np.arange(16) - 9) < 4.2

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from messages import one_line
 from PIL import Image
 
 from repro.data import penn_fudan
 from repro.data.catalog import open_dataset
 from repro.data.penn_fudan import PennFudan
 from repro.errors import NoDataError, ReproError
+from tests.support.messages import one_line
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
 # the third person is behind the first, in two parts; nobody has number 2

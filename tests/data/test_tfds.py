@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from messages import one_line
 from PIL import Image
 from tensorflow_datasets.core.download.resource import get_dl_fname
 
 from repro.data import tfds as loader
 from repro.data.catalog import open_dataset
 from repro.errors import NoDataError, ReproError
+from tests.support.messages import one_line
 
 
 @pytest.fixture(autouse=True)

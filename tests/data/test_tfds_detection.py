@@ -9,7 +9,6 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from messages import one_line
 from PIL import Image
 
 from repro.data.catalog import open_dataset
@@ -17,6 +16,7 @@ from repro.data.coco import CATEGORY_IDS, CLASSES, Coco2017
 from repro.data.tfds_detection import Coco2017Tfds, Voc2007Tfds, Voc2012Tfds
 from repro.data.voc import Voc2007, Voc2012
 from repro.errors import ReproError
+from tests.support.messages import one_line
 
 RNG = np.random.default_rng(0)
 SIZES = [(375, 500), (333, 500), (500, 486), (281, 500), (12, 17), (97, 131)]

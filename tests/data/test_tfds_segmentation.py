@@ -11,12 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from messages import one_line
 from PIL import Image
 
 from repro.data.base import VOID
 from repro.data.tfds_segmentation import Cityscapes, OxfordPets
 from repro.errors import NoDataError, ReproError
+from tests.support.messages import one_line
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (12, 17, 3), np.uint8)
 TRIMAP = np.resize(np.array([1, 2, 3], np.uint8), (12, 17))

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from messages import one_line
 from PIL import Image
 
 from repro.data import download, tiny_imagenet
 from repro.data.tiny_imagenet import TinyImageNet
 from repro.errors import NoDataError, ReproError
+from tests.support.messages import one_line
 
 WNIDS = ("n02124075", "n01443537", "n12267677")  # Egyptian cat, goldfish, acorn: not in order, as in the official file
 LABELS = {"n01443537": 0, "n02124075": 32, "n12267677": 199}

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from messages import one_line
 from PIL import Image
 
 from repro.data import download
@@ -19,6 +18,7 @@ from repro.data.base import VOID
 from repro.data.voc_seg import Voc2012Seg
 from repro.drawing.palette import voc_colormap
 from repro.errors import NoDataError, ReproError
+from tests.support.messages import one_line
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
 LABELS = np.resize(np.array([*range(21), VOID], np.uint8), (12, 16))

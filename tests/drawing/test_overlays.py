@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from messages import one_line
 
 from repro.data.base import VOID, Info, Sample
 from repro.data.camvid import CamVid
 from repro.drawing import overlays
 from repro.drawing.palette import colourise, voc_colormap
 from repro.errors import ReproError
+from tests.support.messages import one_line
 
 CAMVID = CamVid.info.palette
 DUBAI = ((60, 16, 152), (132, 41, 246), (110, 193, 228), (254, 221, 58), (226, 169, 41))

@@ -4,7 +4,6 @@ import keras
 import msgspec
 import numpy as np
 import pytest
-from support import run_kind
 
 from repro import backend
 from repro.data.loader import stream
@@ -19,6 +18,7 @@ from repro.tasks import Detection, Segmentation
 from repro.tasks.base import Phase
 from repro.tasks.detection import ALTERNATING
 from repro.tasks.learners import Learner, compiled
+from tests.support.kinds import run_kind
 
 SEGMENTER = Train(
     network=Network(name="fcn32s", width=1 / 32, depth=0.3, input_size=(32, 32), options={"padding": "same"}),

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support import run_kind
 
 from repro.data.base import Sample
 from repro.data.catalog import open_dataset
@@ -12,6 +11,8 @@ from repro.errors import ReproError
 from repro.experiments import anchors as kind
 from repro.experiments.anchors import Anchors
 from repro.records.settings import Data
+from tests.reference.boxes import loop_shape_iou
+from tests.support.kinds import run_kind
 
 OPTIONS = {"image_size": (48, 64), "train_size": 30}
 SHAPES = Anchors(data=Data(name="shapes", options=OPTIONS), size=(64, 64), ks=(1, 2, 5), restarts=2)
@@ -44,11 +45,6 @@ def sizes_of(*samples, canvas=(416, 416), limit=None):
     found = kind.box_sizes(Boxes(*samples), data, canvas, heard.append)
     assert heard == sorted(heard)
     return found
-
-
-def loop_iou(a, b):
-    shared = min(a[0], b[0]) * min(a[1], b[1])
-    return shared / (a[0] * a[1] + b[0] * b[1] - shared)
 
 
 def test_sizes_on_the_canvas_stretched_and_at_the_scale_of_faster_rcnn():
@@ -93,7 +89,7 @@ def test_planted_sizes_are_found(monkeypatch):
     one = kind.clustered(sizes, 1, 0, 3)
     (centre,) = one["pixels"]
     np.testing.assert_array_equal(sizes, before)
-    assert one["average_iou"] == pytest.approx(np.mean([loop_iou(size, centre) for size in sizes]))
+    assert one["average_iou"] == pytest.approx(np.mean([loop_shape_iou(size, centre) for size in sizes]))
     monkeypatch.setattr(kind, "MOST", 20)
     assert kind.clustered(sizes, 2, 0, 3) == found, "what is clustered is a part, what is averaged over is all"
     with pytest.raises(ReproError, match="lower k"):
@@ -140,14 +136,14 @@ def test_a_run_clusters_generated_boxes(runs):
         assert 0.2 < values[0] < values[1] < values[2] < 1
         for k, found in metrics["clusters"].items():
             # 48x64 images fill the width of the canvas: their boxes keep their sizes
-            mean = np.mean([max(loop_iou(size, centre) for centre in found["pixels"]) for size in sides])
+            mean = np.mean([max(loop_shape_iou(size, centre) for centre in found["pixels"]) for size in sides])
             assert found["average_iou"] == pytest.approx(mean, abs=1e-3)
             assert len(found["pixels"]) == int(k)
             np.testing.assert_allclose(np.array(found["cells"]) * 32, found["pixels"], atol=6e-3)
             assert 0 < found["average_iou_stretched"] < 1
         hand = [[w * s, h * s] for w, h in ((184, 96), (128, 128), (88, 176)) for s in (1, 2, 4)]
         scale = 12.5  # 48x64 to 600x800
-        mean = np.mean([max(loop_iou((w * scale, h * scale), box) for box in hand) for w, h in sides])
+        mean = np.mean([max(loop_shape_iou((w * scale, h * scale), box) for box in hand) for w, h in sides])
         assert metrics["hand_picked"] == {"count": 9, "average_iou": pytest.approx(mean)}
 
 

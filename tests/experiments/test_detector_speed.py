@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from support import run_kind
 
 from repro import backend
 from repro.engine import bench
@@ -18,6 +17,7 @@ from repro.ops.nms import class_nms
 from repro.records.result import Timing
 from repro.records.settings import Network
 from repro.tasks import predictors
+from tests.support.kinds import run_kind
 
 SMALL = {"input_size": (64, 64), "num_classes": 3}
 TINY = DetectorSpeed(

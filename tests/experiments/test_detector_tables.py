@@ -2,8 +2,6 @@
 
 import msgspec
 import pytest
-from test_lineage import trained
-from test_tables import headline, machine, result, table_of, timing
 
 from repro import facts
 from repro.experiments import KINDS
@@ -15,6 +13,7 @@ from repro.records.settings import Data, Network
 from repro.report.cost import speed_figure
 from repro.report.render import Table, to_csv, to_latex, to_markdown
 from repro.report.tables import write_tables
+from tests.support.results import headline, machine, result, table_of, timing, trained_detector
 
 VOC = Dataset(name="voc2007", version="1", split="trainval", fingerprint="c" * 16, official=True)
 COCO = Dataset(name="coco2017", version="1", split="train", fingerprint="d" * 16, official=True)
@@ -174,7 +173,7 @@ def test_hosts_are_pooled_and_devices_kept_apart(printed):
 
 
 def test_other_results_have_no_row():
-    runs = [result("fcn"), timed("failed", status="failed", timings={}, metrics={}), trained("d")]
+    runs = [result("fcn"), timed("failed", status="failed", timings={}, metrics={}), trained_detector("d")]
     assert speed_sections(runs) == anchor_sections(runs) == []
     assert anchor_figure(runs) is None
     assert speed_sections([]) == []
@@ -284,7 +283,7 @@ def detector(run_id, model, score, ms, size, **fields):
     proposals = "fast" if model == "fast_rcnn" else ""
     config = {"kind": "train", "network": {"name": model}, "task": {"name": "detection", "proposals": proposals}}
     base = {"experiment": f"voc-{run_id}", "input_size": size, "timings": {"latency.xla": timing(ms)}, "config": config}
-    return trained(run_id, model, score, **base | fields)
+    return trained_detector(run_id, model, score, **base | fields)
 
 
 def test_detectors_of_all_inputs_share_a_panel(printed):

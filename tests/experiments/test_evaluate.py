@@ -3,7 +3,6 @@
 import msgspec
 import numpy as np
 import pytest
-from support import run_kind, scores
 
 from repro import backend, registry
 from repro.data import coco, voc
@@ -17,6 +16,7 @@ from repro.runner.adhoc import evaluation
 from repro.tasks import RCNN, Detection, Yolo
 from repro.tasks.predictors import DetectorPredictor
 from repro.weights.darknet import write_weights
+from tests.support.kinds import run_kind, scores
 
 SHAPES = {"image_size": (48, 64), "min_scale": 0.4, "max_scale": 0.7, "train_size": 1, "val_size": 1, "test_size": 5}
 SEARCH = {"width": None, "min_side": 8, "workers": 1}

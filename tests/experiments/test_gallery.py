@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from support import run_kind
 
 from repro.data.catalog import open_dataset
 from repro.data.masks import decode_rle, encode_rle
@@ -17,6 +16,7 @@ from repro.presets.choice import all_presets
 from repro.records.run import config_hash_of, weights_path
 from repro.records.settings import Data, Network
 from repro.tasks import Instance, Segmentation
+from tests.support.kinds import run_kind
 
 OPTIONS = {"image_size": 64, "max_objects": 2, "min_scale": 0.4, "max_scale": 0.7, "train_size": 8, "val_size": 2,
            "test_size": 5}  # fmt: skip

@@ -3,8 +3,6 @@
 import msgspec
 import numpy as np
 import pytest
-from support import run_kind
-from test_tables import headline, machine, result, timing
 
 from repro import backend
 from repro.experiments import lineage as kind
@@ -15,6 +13,8 @@ from repro.records.result import Dataset, Timing
 from repro.records.settings import Data
 from repro.report.detectors import recall_sections, training_sections
 from repro.tasks.stages import fit_scene
+from tests.support.kinds import run_kind
+from tests.support.results import headline, machine, result, timing, trained_detector
 
 TINY = Lineage(
     data=Data(name="shapes", options={"image_size": (32, 48), "max_objects": 2, "test_size": 2}), images=2,
@@ -320,18 +320,6 @@ def test_region_proposals_that_were_not_timed_have_no_row():
 VOC = Dataset(name="voc2007", version="1", split="test", fingerprint="c" * 16, official=True)
 
 
-def trained(run_id, model="faster_rcnn", score=0.5, recall=None, seconds=(8.0, 2.0), more=None, **fields):
-    metrics = {"map": score, "train_images": 20, "images": 5, **(more or {})}
-    metrics |= {"recall": recall} if recall else {}
-    proposals = "" if model == "faster_rcnn" else "fast"
-    base = {
-        "experiment": f"voc-{model}", "task": "detection", "model": model, "dataset": VOC, "metrics": metrics,
-        "config": {"kind": "train", "network": {"name": model}, "task": {"name": "detection", "proposals": proposals}},
-        "history": {"seconds": list(seconds)}, "input_size": (600, 1000), "init": None,
-    }  # fmt: skip
-    return result(run_id, **base | fields)
-
-
 def covered(counts, half, most, average):
     return {"counts": list(counts), "objects": 7, "recall": {"0.5": half, "0.7": most}, "average_recall": average}
 
@@ -339,7 +327,7 @@ def covered(counts, half, most, average):
 def test_training_stands_below_with_its_parts_and_disk():
     parts = {"fine-tuning": 90.0, "features": 20.0, "SVMs": 6.0, "box regression": 4.0}
     more = {"training_seconds": parts, "feature_bytes": 4096}
-    rows = rows_by(training_sections([trained("a"), trained("b", "rcnn", 0.25, more=more)]), "model")
+    rows = rows_by(training_sections([trained_detector("a"), trained_detector("b", "rcnn", 0.25, more=more)]), "model")
     assert {model: row.values["training_seconds"] for model, row in rows.items()} == {"faster_rcnn": 10, "rcnn": 120}
     assert [rows["rcnn"].cells[key] for key in ("images", "training", "each", "disk", "map", "seeds")] == [
         "20", "120", "6.00", "4.00", "25.0", "1",
@@ -349,7 +337,7 @@ def test_training_stands_below_with_its_parts_and_disk():
 
 
 def test_training_of_several_seeds_is_their_mean():
-    runs = [trained("a", score=0.4, seconds=[10]), trained("b", score=0.6, seconds=[30], seed=1)]
+    runs = [trained_detector("a", score=0.4, seconds=[10]), trained_detector("b", score=0.6, seconds=[30], seed=1)]
     (row,) = rows_by(training_sections(runs), "model").values()
     assert (row.cells["seeds"], row.cells["training"], row.cells["each"]) == ("2", "20.0", "1.00")
     assert row.cells["map"].startswith("50.0")
@@ -357,13 +345,18 @@ def test_training_of_several_seeds_is_their_mean():
 
 
 def test_training_without_images_or_of_others_has_no_row():
-    assert training_sections([trained("a", more={"train_images": 0}), trained("b", kind="eval"), result("c")]) == []
+    assert (
+        training_sections(
+            [trained_detector("a", more={"train_images": 0}), trained_detector("b", kind="eval"), result("c")]
+        )
+        == []
+    )
 
 
 def test_recall_by_the_number_of_proposals():
     own = covered((10, 300), [0.5, 0.9], [0.2, 0.75], [0.3, 0.625])
     search = covered((10, 2000), [0.25, 1.0], [0.1, None], [0.2, 0.7])
-    (section,) = recall_sections([trained("a", recall=own), trained("b", "fast_rcnn", recall=search)])
+    (section,) = recall_sections([trained_detector("a", recall=own), trained_detector("b", "fast_rcnn", recall=search)])
     assert [column.title for column in section.columns if column.key.startswith("n")] == [
         "10 boxes", "300 boxes", "2000 boxes",
     ]  # fmt: skip
@@ -382,12 +375,12 @@ def test_recall_by_the_number_of_proposals():
 
 def test_recall_of_several_seeds_is_their_mean():
     runs = [
-        trained("a", recall=covered((10,), [0.4], [0.2], [0.1])),
-        trained("b", recall=covered((10,), [0.6], [0.3], [0.2]), seed=1),
+        trained_detector("a", recall=covered((10,), [0.4], [0.2], [0.1])),
+        trained_detector("b", recall=covered((10,), [0.6], [0.3], [0.2]), seed=1),
     ]
     (section,) = recall_sections(runs)
     assert [row.cells["n10"].split(" ")[0] for row in section.rows] == ["50.0", "25.0", "15.0"]
 
 
 def test_without_proposals_there_is_no_recall():
-    assert recall_sections([trained("a"), trained("b", "rcnn")]) == []
+    assert recall_sections([trained_detector("a"), trained_detector("b", "rcnn")]) == []

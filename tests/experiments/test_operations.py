@@ -9,9 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from test_nms import sequential_class_nms, sequential_nms
-from test_roi import loop_align, loop_max_pool
-from test_tables import machine, result, timing
 
 from repro import backend
 from repro.errors import ReproError
@@ -26,6 +23,9 @@ from repro.records.result import read_results, write_result
 from repro.records.run import Run
 from repro.records.settings import Data
 from repro.report.render import Table, to_csv, to_latex, to_markdown
+from tests.reference.nms import sequential_class_nms, sequential_nms
+from tests.reference.roi import loop_align, loop_max_pool
+from tests.support.results import machine, result, timing
 
 IMAGE, LARGE = (128, 160), (320, 480)
 QUICK = {"warmup": 1, "repetitions": 3, "seconds": 1.0}
@@ -281,11 +281,11 @@ OTHER = [name for name in backend.installed() if name != backend.name()]
 @pytest.mark.parametrize("part", ["nms", "roi"])
 def test_the_other_backend_agrees_too(tmp_path, name, part):
     environment = {**os.environ, "KERAS_BACKEND": name, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1"}
-    environment |= {"PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:2]))}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}
     code = f"""from pathlib import Path
 from repro import backend
 backend.select()
-from test_operations import TINY, finished
+from tests.experiments.test_operations import TINY, finished
 finished(Path({str(tmp_path / "results")!r}), TINY[{part!r}])"""
     process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr[-3000:]

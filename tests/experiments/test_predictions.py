@@ -6,13 +6,9 @@ import json
 
 import numpy as np
 import pytest
-import test_coco
-import test_voc
-from messages import one_line
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from test_cli import assert_refused, repro
 
 from repro import paths
 from repro.data.catalog import open_dataset
@@ -29,6 +25,9 @@ from repro.report import readme, tables
 from repro.runner.adhoc import scored_predictions
 from repro.runner.cite import cite
 from repro.runner.publish import table_of
+from tests.support import coco_files, voc_files
+from tests.support.command_line import assert_refused, repro
+from tests.support.messages import one_line
 
 SIZE = (12, 16)
 PHOTO = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
@@ -41,14 +40,14 @@ def coco(tmp_path):
     (root / "annotations").mkdir(parents=True)
     runs = {"counts": [12 * 8, 12 * 4, 12 * 4], "size": SIZE}
     objects = [
-        test_coco.thing(1, 25, 18, (2, 2, 8, 6), [[2, 2, 10, 2, 10, 8, 2, 8]]),
-        test_coco.thing(2, 25, 1, (10, 0, 5, 12), [[10, 0, 15, 0, 15, 12, 10, 12]]),
-        test_coco.thing(3, 139, 18, (8, 0, 4, 12), runs, crowd=1),
-        test_coco.thing(4, 139, 18, (0, 0, 4, 4), [[0, 0, 4, 0, 4, 4, 0, 4]]),
+        coco_files.thing(1, 25, 18, (2, 2, 8, 6), [[2, 2, 10, 2, 10, 8, 2, 8]]),
+        coco_files.thing(2, 25, 1, (10, 0, 5, 12), [[10, 0, 15, 0, 15, 12, 10, 12]]),
+        coco_files.thing(3, 139, 18, (8, 0, 4, 12), runs, crowd=1),
+        coco_files.thing(4, 139, 18, (0, 0, 4, 4), [[0, 0, 4, 0, 4, 4, 0, 4]]),
     ]
     for part, images in (("val2017", (25, 139, 397)), ("train2017", (9,))):
         (root / part).mkdir()
-        content = test_coco.instances([each for each in objects if each["image_id"] in images], images)
+        content = coco_files.instances([each for each in objects if each["image_id"] in images], images)
         (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(content))
         for image in content["images"]:
             Image.fromarray(PHOTO).save(root / part / image["file_name"], "JPEG")
@@ -58,9 +57,9 @@ def coco(tmp_path):
 @pytest.fixture
 def voc(tmp_path):
     """A VOC 2007 whose test split is the images a and b: a dog each, and on b a difficult person."""
-    root = test_voc.build(tmp_path / "data" / "VOCdevkit" / "VOC2007", test_voc.LISTS | {"test": ["a", "b"]})
-    person = test_voc.thing((1, 1, 4, 4), "<name>person</name><difficult>1</difficult>")
-    (root / "Annotations" / "b.xml").write_text(test_voc.annotation(test_voc.thing(), person))
+    root = voc_files.build(tmp_path / "data" / "VOCdevkit" / "VOC2007", voc_files.LISTS | {"test": ["a", "b"]})
+    person = voc_files.thing((1, 1, 4, 4), "<name>person</name><difficult>1</difficult>")
+    (root / "Annotations" / "b.xml").write_text(voc_files.annotation(voc_files.thing(), person))
     return root
 
 

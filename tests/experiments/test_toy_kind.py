@@ -28,10 +28,10 @@ def repro(tmp_path):
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(SITE)
-    tests = Path(__file__).parent
+    here = Path(__file__).parent
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, (site, tests, tests.parent))),
+        "PYTHONPATH": os.pathsep.join(map(str, (site, here, here.parents[1]))),
         "KERAS_BACKEND": "jax" if "jax" in backend.installed() else "tensorflow",
         "CUDA_VISIBLE_DEVICES": "",
     }

@@ -1,7 +1,7 @@
 """Golden values: what every architecture, metric, task and loader gives for small made-up inputs.
 
-`python tests/golden_data.py --write` writes golden.json anew. It refuses where values moved and no VERSION was raised;
-where a library moved them, delete golden.json first.
+`python -m tests.golden.values --write` writes golden.json anew. It refuses where values moved and no VERSION was
+raised; where a library moved them, delete golden.json first.
 """
 
 import functools
@@ -17,10 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import golden_modules
 import numpy as np
-from golden_loaders import loader_values
-from golden_modules import Made, numbers, summary
 
 from repro import backend, registry
 from repro.data.catalog import LOADERS
@@ -28,9 +25,12 @@ from repro.data.masks import decode_rle
 from repro.records.settings import Data, Network
 from repro.records.versions import PACKAGE, versions_of
 from repro.tasks import task_for
+from tests.golden import modules
+from tests.golden.loaders import loader_values
+from tests.golden.modules import Made, numbers, summary
 
 FILE = Path(__file__).with_name("golden.json")
-COMMAND = "python tests/golden_data.py --write"
+COMMAND = "python -m tests.golden.values --write"
 CLASSES = 3
 TOLERANCES = {"losses": 5e-4, "scores": 1e-3, "masks": 1e-3, "solved": 1e-3}
 
@@ -211,7 +211,7 @@ def regions(name: str, network: Any) -> dict[str, Any]:
     settings, rng = settings_of(name), np.random.default_rng(1)
     task = type(settings.task)(search={"width": None, "min_side": 8, "workers": 1}, num_proposals=12)
     images = task.records(settings.network, settings.data, Made(), "test")
-    images.proposals = [found["boxes"] for found in golden_modules.predictions()]  # near the objects
+    images.proposals = [found["boxes"] for found in modules.predictions()]  # near the objects
     shown = RegionRecords(images, 0)
     predictor = task.predictor(settings.network, settings.data, CLASSES, 3)
     predictor.load(network)
@@ -239,7 +239,7 @@ GROUPS: dict[str, tuple[Any, Callable[[str], dict[str, Any]], Callable[[str], st
         registry.ARCHITECTURES, network_values, lambda name: registry.ARCHITECTURES[name].module.removeprefix("repro."),
     ),
     "papers": (PAPERS, constants_of, lambda name: name),
-    "modules": (golden_modules.VALUES, lambda name: golden_modules.VALUES[name](), lambda name: name),
+    "modules": (modules.VALUES, lambda name: modules.VALUES[name](), lambda name: name),
     "loaders": (LOADERS, loader_values, lambda name: LOADERS[name].__module__.removeprefix("repro.")),
 }  # fmt: skip
 
@@ -258,7 +258,7 @@ def problem(group: str, name: str, found: dict[str, Any], golden: dict[str, Any]
     """What to do about the values of an entry, "" for nothing."""
     stored = golden[group].get(name)
     if not stored or not found:
-        settings = "" if found else "give it settings in SMALL of tests/golden_data.py, then "
+        settings = "" if found else "give it settings in SMALL of tests/golden/values.py, then "
         return f"{name} has no golden values: {settings}`{COMMAND}`"
     rtol = 1e-9 if name.startswith("metrics.") else 1e-4
     moved = difference(stored, json.loads(json.dumps(found)), rtol)

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 from pycocotools.cocoeval import Params
-from scored_boxes import NEAR_A, A, C, prediction, random_scene, truth
 
 from repro.metrics.coco import NAMES, coco_ap
 from repro.metrics.detection import average_precision, precision_recall, voc_ap
+from tests.support.scored_boxes import NEAR_A, A, C, prediction, random_scene, truth
 
 
 def separate_scene(seed):

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from messages import one_line
 from pycocotools.cocoeval import Params
-from scored_boxes import MISS, NEAR_A, SEEDS, A, B, C, D, development_kit, loop_iou, prediction, random_scene, truth
 
 from repro.errors import ReproError
 from repro.metrics.coco import NAMES, coco_ap, coco_protocol
@@ -21,6 +19,10 @@ from repro.metrics.detection import (
     proposal_recall,
     voc_ap,
 )
+from tests.reference.boxes import loop_iou
+from tests.reference.detection import development_kit
+from tests.support.messages import one_line
+from tests.support.scored_boxes import MISS, NEAR_A, SEEDS, A, B, C, D, prediction, random_scene, truth
 
 
 def both(predictions, truths, classes=1, **options):

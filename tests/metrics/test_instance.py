@@ -8,15 +8,16 @@ import json
 import numpy as np
 import pytest
 from hypothesis import given
-from messages import one_line
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from scored_boxes import SEEDS, loop_iou, random_scene
 
 from repro.data.masks import decode_rle, encode_rle
 from repro.errors import ReproError
 from repro.metrics.coco import NAMES
 from repro.metrics.instance import coco_mask_ap, instance_protocol, mask_iou
+from tests.reference.boxes import loop_iou
+from tests.support.messages import one_line
+from tests.support.scored_boxes import SEEDS, random_scene
 
 SIZE = (60, 80)
 A, B, C = ([x, 0, x + 10, 10] for x in (0, 20, 40))

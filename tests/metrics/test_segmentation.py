@@ -1,4 +1,4 @@
-"""Scores of classification and segmentation against scikit-learn and against numbers worked out by hand."""
+"""Scores of segmentation against scikit-learn and against numbers worked out by hand."""
 
 import json
 
@@ -8,15 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import metrics as reference
-from support import run_kind
 
-from repro.data.catalog import open_dataset
 from repro.errors import ReproError
-from repro.experiments.majority import Majority
-from repro.metrics.classification import classification_scores, top_k_correct
 from repro.metrics.segmentation import confusion_matrix, segmentation_protocol, segmentation_scores
-from repro.records.settings import Data
-from repro.tasks import Classification, Segmentation
 
 VOID = 255
 MEANS = ("pixel_accuracy", "mean_pixel_accuracy", "mean_iou", "frequency_weighted_iou", "mean_dice")
@@ -139,64 +133,3 @@ def test_bad_label_maps_are_refused_with_their_values(truth, prediction, void, m
 def test_bad_confusion_matrices_are_refused(confusion, names, message):
     with pytest.raises(ReproError, match=message):
         segmentation_scores(confusion, names)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_top_k_is_membership_in_the_stable_ranking(data):
-    images, num_classes = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 8))
-    # few distinct values, so that most rows hold ties
-    scores = data.draw(hnp.arrays(np.float32, (images, num_classes), elements=st.sampled_from([-1, 0, 1, np.inf])))
-    labels = data.draw(hnp.arrays(np.uint8, images, elements=st.integers(0, num_classes - 1)))
-    k = data.draw(st.integers(1, 9))
-    ranking = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    assert top_k_correct(scores, labels, k).tolist() == [y in row for y, row in zip(labels, ranking, strict=True)]
-    assert (top_k_correct(scores, labels, 1) == (scores.argmax(axis=1) == labels)).all()
-
-
-def test_top_k_counts_nan_as_wrong_wherever_it_stands():
-    scores = np.array([[np.nan, 0, 0], [9, np.nan, 0], [np.nan] * 3, [9, 0, 0]])
-    labels = np.zeros(4, int)
-    assert top_k_correct(scores, labels, 1).tolist() == [False, False, False, True]
-    assert top_k_correct(scores, labels, 3).tolist() == [False, False, False, True]
-
-
-@pytest.mark.parametrize(
-    ("labels", "k", "message"),
-    [([3], 1, "label 3 outside 0..2"), ([-1], 1, "label -1"), ([0, 1], 1, "shape"), ([0], 0, "top-0")],
-)
-def test_top_k_refuses_bad_input(labels, k, message):
-    with pytest.raises(ReproError, match=message):
-        top_k_correct(np.zeros((1, 3)), np.array(labels), k)
-
-
-def test_classification_scores_are_fractions_or_none():
-    assert classification_scores(1, 3, 4) == {"top1": 0.25, "top5": 0.75, "images": 4}
-    assert classification_scores(np.int64(1), None, 4) == {"top1": 0.25, "top5": None, "images": 4}
-    assert classification_scores(0, 0, 0) == {"top1": None, "top5": None, "images": 0}
-    json.dumps(classification_scores(np.int64(1), np.int64(2), np.int64(4)))
-    with pytest.raises(ReproError, match="contradict"):
-        classification_scores(3, 2, 4)
-    with pytest.raises(ReproError, match="contradict"):
-        classification_scores(5, None, 4)
-
-
-@pytest.mark.parametrize("task", [Classification(), Segmentation()], ids=lambda task: task.name)
-def test_the_majority_baseline_scores_as_its_answer_does_image_by_image(task):
-    options = {"image_size": 32, "max_objects": 1, "min_scale": 0.5, "train_size": 24, "val_size": 4, "test_size": 12}
-    dataset = open_dataset("shapes", **options)
-    trained, asked = ([dataset.sample(split, k) for k in range(dataset.size(split))] for split in ("train", "test"))
-    names = task.class_names(dataset.info)
-    if task.name == "segmentation":
-        seen = np.bincount(np.concatenate([sample.semantic.ravel() for sample in trained]))
-        answer = int(seen[: len(names)].argmax())
-        shown = [(sample.semantic, np.full_like(sample.semantic, answer)) for sample in asked]
-        expected = segmentation_scores(sum(confusion_matrix(*pair, len(names)) for pair in shown), names)
-    else:
-        seen = np.bincount([sample.label for sample in trained], minlength=len(names))
-        answer, labels = int(seen.argmax()), np.array([sample.label for sample in asked])
-        hits = [int(top_k_correct(np.tile(seen, (len(labels), 1)), labels, k).sum()) for k in (1, 5)]
-        expected = classification_scores(*hits, len(labels))
-    (result,) = run_kind(Majority(task=task, data=Data(name="shapes", options=options)))
-    assert result.metrics == expected | {"answer": names[answer]}
-    assert (result.kind, result.model, result.task, result.scale) == ("eval", "majority", task.name, "smoke")

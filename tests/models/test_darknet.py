@@ -3,8 +3,6 @@
 import keras
 import numpy as np
 import pytest
-from messages import one_line
-from parity_worker import fill
 
 from repro import backend
 from repro.errors import ReproError
@@ -23,6 +21,8 @@ from repro.models.darknet import (
     stack,
 )
 from repro.tasks.networks import flops, parameter_count, parameters
+from tests.parity.parity_worker import fill
+from tests.support.messages import one_line
 
 PAPER = {"num_classes": 1000, "input_size": (224, 224), "channels": 3, "variant": "paper", "width": 1.0, "depth": 1.0}
 SMALL = PAPER | {"num_classes": 5, "input_size": (64, 64), "width": 1 / 16, "depth": 0.3}

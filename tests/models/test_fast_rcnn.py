@@ -5,15 +5,7 @@ import math
 
 import keras
 import numpy as np
-import parity_worker
 import pytest
-from nms_worker import in_mode
-from parity_worker import fill, learner_of, numbers, values_and_gradients
-from test_box_losses import loop_smooth_l1
-from test_boxes import loop_decode, loop_encode, loop_iou
-from test_nms import sequential_class_nms
-from test_roi import loop_max_pool
-from test_segnet import convolve
 
 from repro import backend, registry
 from repro.errors import ReproError
@@ -24,6 +16,14 @@ from repro.models import vgg
 from repro.models.fast_rcnn import RoIPool, SampleRois
 from repro.tasks.networks import copy_weights
 from repro.tasks.predictors import Detector
+from tests.parity import parity_worker
+from tests.parity.nms_worker import in_mode
+from tests.parity.parity_worker import fill, learner_of, numbers, values_and_gradients
+from tests.reference.box_losses import loop_smooth_l1
+from tests.reference.boxes import loop_decode, loop_encode, loop_iou
+from tests.reference.convolution import convolve
+from tests.reference.nms import sequential_class_nms
+from tests.reference.roi import loop_max_pool
 
 CLASSES, SIZE, MAX_BOXES = 3, (64, 96), 2
 SMALL = {"num_classes": CLASSES, "input_size": SIZE, "width": 1 / 32, "depth": 0.3, "channels": 3}

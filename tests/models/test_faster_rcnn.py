@@ -5,11 +5,6 @@ import inspect
 import keras
 import numpy as np
 import pytest
-from parity_worker import fill, numbers, values_and_gradients
-from test_box_losses import loop_box_loss
-from test_boxes import loop_decode, loop_encode, loop_iou
-from test_matching import loop_labels, loop_sample
-from test_nms import sequential_nms
 
 from repro import backend, registry
 from repro.errors import ReproError
@@ -24,6 +19,11 @@ from repro.tasks import Detection
 from repro.tasks.base import Training
 from repro.tasks.networks import copy_weights
 from repro.tasks.predictors import Detector
+from tests.parity.parity_worker import fill, numbers, values_and_gradients
+from tests.reference.box_losses import loop_box_loss
+from tests.reference.boxes import loop_decode, loop_encode, loop_iou
+from tests.reference.matching import loop_labels, loop_sample
+from tests.reference.nms import sequential_nms
 
 CLASSES, SIZE, GRID, MAX_BOXES = 3, (64, 96), (4, 6), 2
 SMALL = {"num_classes": CLASSES, "input_size": SIZE, "width": 1 / 32, "depth": 0.3, "channels": 3}

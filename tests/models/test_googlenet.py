@@ -5,12 +5,21 @@ from unittest import mock
 import keras
 import numpy as np
 import pytest
-from parity_worker import fill, layer_call, numbers, values_and_gradients
 
-from repro import backend
+from repro import backend, registry
+from repro.engine import checkpoint
 from repro.errors import ReproError
 from repro.facts import paper_value
 from repro.models import fcn, googlenet
+from repro.tasks.networks import inference_part
+from tests.parity import parity_worker
+from tests.parity.parity_worker import (
+    batch_of,
+    fill,
+    layer_call,
+    numbers,
+    values_and_gradients,
+)
 
 PAPER = {"num_classes": 1000, "input_size": (224, 224), "channels": 3, "variant": "paper", "width": 1.0, "depth": 1.0}
 SMALL = PAPER | {"num_classes": 5, "input_size": (64, 64), "width": 1 / 16}
@@ -388,3 +397,18 @@ def test_fcn_googlenet_scores_pixels_where_they_are(size):
         centre = [np.average(np.arange(n), weights=score.sum(axis=1 - axis)) for axis, n in enumerate(size)]
         shifts.append(np.array(centre) - place)
     assert np.all(np.abs(np.mean(shifts, axis=0)) < 3)
+
+
+def test_heads_of_training_share_the_weights_of_inference():
+    """Names are the same, so that what was trained with the heads is loaded without them; scores are the same too."""
+    trained, plain = (
+        registry.build("googlenet", **parity_worker.SMALL, channels=3, heads=heads) for heads in ("train", "infer")
+    )
+    fill(trained)
+    inference = inference_part(trained)
+    assert set(trained.output) == {"scores", "aux1", "aux2"}
+    assert set(inference.output) == set(plain.output) == {"scores"}
+    assert checkpoint.load_weights(plain, checkpoint.weights_of(inference), "test") == len(plain.weights)
+    image = batch_of("googlenet")["image"].astype("float32")
+    np.testing.assert_array_equal(inference(image)["scores"], trained(image)["scores"])
+    np.testing.assert_array_equal(plain(image)["scores"], trained(image)["scores"])

@@ -3,15 +3,10 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
-import mask_worker
 import numpy as np
 import pytest
-from mask_worker import MAX_BOXES, NUM_CLASSES, OPTIONS, SMALL, VALID, batch_of, learner_of
-from parity_worker import fill
-from support import scores
 
 from repro import backend, registry
 from repro.data.catalog import open_dataset
@@ -25,6 +20,10 @@ from repro.ops.matching import match
 from repro.records.settings import Data, Network
 from repro.tasks import Instance
 from repro.tasks.base import Training
+from tests.parity import ROOT, mask_worker
+from tests.parity.mask_worker import MAX_BOXES, NUM_CLASSES, OPTIONS, SMALL, VALID, batch_of, learner_of
+from tests.parity.parity_worker import fill
+from tests.support.kinds import scores
 
 TOLERANCE = 1e-4
 FORMS = pytest.mark.parametrize("name", OPTIONS)
@@ -231,7 +230,7 @@ def test_the_other_classes_get_no_gradient_from_the_mask_loss():
     labels = np.where(batch["classes"] >= 0, batch["classes"] + 1, -1).astype("int32")
     scores = keras.Variable(np.zeros((2, MAX_BOXES, 7, 7, NUM_CLASSES + 1), "float32"))
     outputs = {"rois": batch["boxes"], "labels": labels, "positive": labels > 0}
-    from parity_worker import values_and_gradients
+    from tests.parity.parity_worker import values_and_gradients
 
     _, (gradient,) = values_and_gradients(
         lambda s: [mask_rcnn.mask_loss({**outputs, "mask_scores": s}, batch)], [np.asarray(scores.numpy())]
@@ -256,8 +255,8 @@ def test_a_batch_without_objects_has_a_finite_loss_and_no_mask_loss():
 
 @pytest.fixture(scope="session")
 def computed(tmp_path_factory):
-    folder, here = tmp_path_factory.mktemp("masks"), Path(__file__).parent
-    cpu = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(here.parent)}
+    folder = tmp_path_factory.mktemp("masks")
+    cpu = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     workers = {
         name: subprocess.Popen(
             [sys.executable, mask_worker.__file__, name, folder / f"{name}.npz"],

@@ -5,13 +5,13 @@ import gc
 import keras
 import numpy as np
 import pytest
-from parity_worker import fill
 
 from repro import backend
 from repro.engine import checkpoint
 from repro.errors import ReproError
 from repro.facts import paper_value
 from repro.models import resnet, vgg
+from tests.parity.parity_worker import fill
 
 PAPER = {"num_classes": 1000, "input_size": (224, 224), "channels": 3, "variant": "paper", "width": 1.0, "depth": 1.0}
 # one block a stage

@@ -1,21 +1,23 @@
-"""SegNet against NumPy and its paper's figures, and its class weights against frequencies worked by hand."""
-
-from types import SimpleNamespace
+"""SegNet against NumPy and its paper's figures."""
 
 import keras
 import numpy as np
 import pytest
-from parity_worker import fill
-from test_unpool import pooled
 
 from repro import backend, registry
-from repro.data.base import VOID, Sample
-from repro.data.frequency import median_frequency_weights
+from repro.data.base import VOID
+from repro.engine import checkpoint
 from repro.errors import ReproError
 from repro.experiments.architectures import describe
 from repro.facts import paper_value
 from repro.models import segnet, vgg
 from repro.ops.losses import dice_loss, softmax_cross_entropy
+from tests.parity.parity_worker import (
+    NUM_CLASSES,
+    fill,
+)
+from tests.reference.convolution import convolve
+from tests.reference.pooling import pooled, unpooled
 
 SMALL = {"num_classes": 3, "input_size": (37, 45), "width": 1 / 64, "depth": 0.3}
 # one channel everywhere: JAX compiles a program for every shape of random numbers
@@ -108,25 +110,6 @@ def test_smaller_images_are_refused(sketch, size):
         sketch(input_size=size)
 
 
-# its arithmetic
-
-
-def convolve(x, layer):
-    """3x3, padded by a pixel, in float64."""
-    kernel, bias = (np.asarray(weight, "float64") for weight in layer.get_weights())
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    height, width = x.shape[1:3]
-    return bias + sum(padded[:, i : i + height, j : j + width] @ kernel[i, j] for i in range(3) for j in range(3))
-
-
-def unpooled(values, indices, size):
-    x = np.zeros((len(values), *size, values.shape[-1]))
-    for b, i, j, c in np.ndindex(*values.shape):
-        row, column = divmod(int(indices[b, i, j, c]), 2)
-        x[b, 2 * i + row, 2 * j + column, c] = values[b, i, j, c]
-    return x
-
-
 def test_scores_are_those_of_numpy():
     """One convolution a block; 37x45 is odd at every pooling but one."""
     model = registry.build("segnet", **SMALL)
@@ -178,7 +161,7 @@ def test_vgg_weights_are_copied_by_name():
         np.testing.assert_array_equal(found, expected)
 
 
-# its loss and class weights
+# its loss
 
 
 def test_loss_weighs_classes_or_is_another_kind():
@@ -195,25 +178,10 @@ def test_loss_weighs_classes_or_is_another_kind():
         segnet.loss(outputs, batch, kind="focal")
 
 
-def dataset_of(*maps):
-    """A data set of label maps."""
-    samples = [Sample(f"image{index}", None, semantic=np.array(labels, "uint8")) for index, labels in enumerate(maps)]
-    return SimpleNamespace(size=lambda split: len(samples), sample=lambda split, index: samples[index])
-
-
-def test_median_frequency_weights_by_hand():
-    data = dataset_of([[0, 0, 0, 1], [0, 0, VOID, VOID]], [[0, 2], [2, 2]], [[VOID, VOID]])
-    # class 0: 6 of the 10 pixels of both images; class 1: 1 of 6; class 2: 3 of 4; the median is class 0's 0.6
-    expected = (1.0, 0.6 * 6, 0.6 / 0.75)
-    assert median_frequency_weights(data, "train", 3) == pytest.approx(expected, rel=1e-12)
-    # of the two frequencies in the middle, the median is the mean; class 4 is nowhere
-    data = dataset_of([[0, 0, 1, 3], [0, 0, 1, 3]], [[2]])
-    expected = (0.375 / 0.5, 0.375 / 0.25, 0.375 / 1.0, 0.375 / 0.25, 0.0)
-    assert median_frequency_weights(data, "train", 5) == pytest.approx(expected, rel=1e-12)
-
-
-def test_labels_that_are_no_classes_are_refused():
-    with pytest.raises(ReproError, match=r"image1 of train has label 3. 3 classes are 0..2"):
-        median_frequency_weights(dataset_of([[0]], [[1, 3]]), "train", 3)
-    with pytest.raises(ReproError, match="no pixel of val has a label"):
-        median_frequency_weights(dataset_of([[VOID]]), "val", 3)
+def test_segnet_starts_from_vgg16_by_name():
+    source = registry.build("vgg16", num_classes=NUM_CLASSES, input_size=(64, 64), width=1 / 16)
+    fill(source)
+    ours = registry.build("segnet", num_classes=NUM_CLASSES, input_size=(64, 64), width=1 / 16)
+    weights = checkpoint.weights_of(source)
+    assert checkpoint.load_weights(ours, weights, "test", partial=True) == 26  # of 13 convolutions
+    np.testing.assert_array_equal(ours.get_layer("conv5_3").kernel, weights["conv5_3/kernel"])

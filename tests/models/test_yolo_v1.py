@@ -4,14 +4,10 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from parity_worker import fill, values_and_gradients
-from test_nms import sequential_class_nms
-from yolo_v1_worker import MODES
 
 from repro import backend
 from repro.engine import checkpoint
@@ -20,6 +16,11 @@ from repro.models import darknet, yolo_v1
 from repro.tasks.learners import DetectorLearner
 from repro.tasks.networks import flops, parameter_count
 from repro.tasks.predictors import Detector
+from tests.parity import ROOT, WORKERS
+from tests.parity.parity_worker import fill, values_and_gradients
+from tests.parity.yolo_v1_worker import MODES
+from tests.reference.boxes import loop_iou
+from tests.reference.nms import sequential_class_nms
 
 CLASSES, GRID = 4, (2, 3)
 CANVAS = (128, 192)
@@ -268,14 +269,6 @@ def loop_corners(predicted, row, column):
     return x - w / 2, y - h / 2, x + w / 2, y + h / 2
 
 
-def loop_iou(a, b):
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    area = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-    return width * height / (sum(area) - width * height)
-
-
 def loop_distance(a, b):
     """Squared, of centres and sides in shares of the canvas."""
     shares = []
@@ -346,11 +339,10 @@ def computed(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("yolo_v1")
     grid, batch = scene()
     np.savez(folder / "in.npz", grid=grid, **batch)
-    here = Path(__file__).parent
     environment = {"KERAS_BACKEND": request.param, "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, here / "yolo_v1_worker.py", request.param, folder / "in.npz", folder / "out.npz"],
-        env={**os.environ, **environment, "PYTHONPATH": str(here.parent)}, capture_output=True, text=True,
+        [sys.executable, WORKERS / "yolo_v1_worker.py", request.param, folder / "in.npz", folder / "out.npz"],
+        env={**os.environ, **environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     found = dict(np.load(folder / "out.npz"))

@@ -5,14 +5,23 @@ import functools
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from parity_worker import fill, values_and_gradients
-from test_nms import sequential_class_nms
-from yolo_v2_worker import (
+
+from repro import backend
+from repro.errors import ReproError
+from repro.models import darknet
+from repro.models import yolo_v2 as yolo
+from repro.records.settings import Data, Network
+from repro.tasks.base import Training
+from repro.tasks.learners import DetectorLearner, compiled
+from repro.tasks.networks import parameter_count
+from repro.tasks.predictors import Detector
+from tests.parity import ROOT, WORKERS
+from tests.parity.parity_worker import fill, values_and_gradients
+from tests.parity.yolo_v2_worker import (
     ANCHORS,
     CANVAS,
     CLASSES,
@@ -28,16 +37,8 @@ from yolo_v2_worker import (
     outputs_of,
     pixels,
 )
-
-from repro import backend
-from repro.errors import ReproError
-from repro.models import darknet
-from repro.models import yolo_v2 as yolo
-from repro.records.settings import Data, Network
-from repro.tasks.base import Training
-from repro.tasks.learners import DetectorLearner, compiled
-from repro.tasks.networks import parameter_count
-from repro.tasks.predictors import Detector
+from tests.reference.boxes import loop_iou
+from tests.reference.nms import sequential_class_nms
 
 SMALL = {"num_classes": 2, "input_size": (64, 96), "channels": 3, "width": 1 / 16, "depth": 0.2}
 
@@ -158,13 +159,6 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def iou(a, b):
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    return width * height / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height)
-
-
 def loop_box(answer, row, column, anchor):
     x, y = sigmoid(answer[0]) + column, sigmoid(answer[1]) + row
     w, h = anchor[0] * np.exp(answer[2]), anchor[1] * np.exp(answer[3])
@@ -186,14 +180,14 @@ def loop_region(raw, boxes, classes, object_scale=5, noobject_scale=1, class_sca
     for place in np.ndindex(raw.shape[:3]):
         predicted = loop_box(raw[place], *place[:2], ANCHORS[place[2]])
         confidence = sigmoid(raw[place][4])
-        if max((iou(predicted, box) for box in objects.values()), default=0) > ignore_iou:
+        if max((loop_iou(predicted, box) for box in objects.values()), default=0) > ignore_iou:
             ignored += 1
             continue
         losses[place][1] = noobject_scale * confidence**2 / 2
         gradient[place][4] = noobject_scale * confidence * confidence * (1 - confidence)
     for number, (x1, y1, x2, y2) in objects.items():
         x, y, w, h = (x1 + x2) / 64, (y1 + y2) / 64, (x2 - x1) / 32, (y2 - y1) / 32
-        shapes = [iou((0, 0, w, h), (0, 0, *anchor)) for anchor in ANCHORS]
+        shapes = [loop_iou((0, 0, w, h), (0, 0, *anchor)) for anchor in ANCHORS]
         best = shapes.index(max(shapes))
         place = int(y), int(x), best
         answer = raw[place]
@@ -202,7 +196,10 @@ def loop_region(raw, boxes, classes, object_scale=5, noobject_scale=1, class_sca
         weight = 2 - w * h / (GRID[0] * GRID[1])
         found = np.array([sigmoid(answer[0]), sigmoid(answer[1]), answer[2], answer[3]])
         slopes = np.array([found[0] * (1 - found[0]), found[1] * (1 - found[1]), 1, 1])
-        overlap, confidence = iou(loop_box(answer, *place[:2], ANCHORS[best]), (x1, y1, x2, y2)), sigmoid(answer[4])
+        overlap, confidence = (
+            loop_iou(loop_box(answer, *place[:2], ANCHORS[best]), (x1, y1, x2, y2)),
+            sigmoid(answer[4]),
+        )
         shares = np.exp(answer[5:]) / np.exp(answer[5:]).sum()
         losses[place] = [
             coord_scale * weight * ((found - wanted) ** 2).sum() / 2,
@@ -291,11 +288,10 @@ def test_everything_is_that_of_the_loops(mode):
 
 @pytest.mark.parametrize("name", [name for name in backend.installed() if name != backend.default()])
 def test_everything_is_that_of_the_loops_on_other_backends(tmp_path, name):
-    here = Path(__file__).parent
     environment = {"KERAS_BACKEND": name, "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, here / "yolo_v2_worker.py", name, tmp_path / "out.npz"],
-        env={**os.environ, **environment, "PYTHONPATH": str(here.parent)}, capture_output=True, text=True,
+        [sys.executable, WORKERS / "yolo_v2_worker.py", name, tmp_path / "out.npz"],
+        env={**os.environ, **environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     found = np.load(tmp_path / "out.npz")
@@ -401,4 +397,4 @@ def test_a_small_network_learns_two_pictures_by_heart():
         order = np.argsort(found["classes"][b, :count])
         assert found["classes"][b, order].tolist() == classes[b, :count].tolist()
         for mine, other in zip(found["boxes"][b, order], boxes[b], strict=False):
-            assert iou(mine, other) > 0.6
+            assert loop_iou(mine, other) > 0.6

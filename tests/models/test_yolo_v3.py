@@ -6,15 +6,10 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from parity_worker import fill
-from test_boxes import loop_iou
-from test_nms import sequential_class_nms
-from yolo_v3_worker import CASES, EAGER_CASES, MODES, SCALES, SMALL, computed
 
 from repro import backend, registry
 from repro.errors import ReproError
@@ -22,6 +17,11 @@ from repro.experiments.architectures import describe
 from repro.models import darknet, yolo_v3
 from repro.models.darknet import Answer, Conv, Route, Shortcut, Upsample
 from repro.tasks.learners import DetectorLearner
+from tests.parity import ROOT, WORKERS
+from tests.parity.parity_worker import fill
+from tests.parity.yolo_v3_worker import CASES, EAGER_CASES, MODES, SCALES, SMALL, computed
+from tests.reference.boxes import loop_iou
+from tests.reference.nms import sequential_class_nms
 
 CLASSES, SIZE, IMAGES, MAX_BOXES = 3, (64, 96), 4, 6
 GRIDS = {"stride32": (2, 3), "stride16": (4, 6), "stride8": (8, 12)}
@@ -300,15 +300,15 @@ RUNS = [(case, mode) for case in CASES for mode in MODES if mode == "xla" or cas
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory):
     """What the other backend computes of every case, or nothing where there is none."""
-    folder, here = tmp_path_factory.mktemp("yolo_v3"), Path(__file__).parent
+    folder = tmp_path_factory.mktemp("yolo_v3")
     others = [name for name in backend.installed() if name != backend.default()]
     if not others:
         pytest.skip("one backend alone is installed")
     np.savez(folder / "in.npz", **{f"{case}/{k}": v for case in CASES for k, v in expected(case)[0].items()})
     environment = {"KERAS_BACKEND": others[0], "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, here / "yolo_v3_worker.py", folder / "in.npz", folder / "out.npz"],
-        env={**os.environ, **environment, "PYTHONPATH": str(here.parent)}, capture_output=True, text=True,
+        [sys.executable, WORKERS / "yolo_v3_worker.py", folder / "in.npz", folder / "out.npz"],
+        env={**os.environ, **environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(np.load(folder / "out.npz"))

@@ -5,31 +5,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from parity_worker import values_and_gradients
 
 from repro.facts import paper_value
 from repro.ops.box_losses import box_loss, smooth_l1
+from tests.parity.parity_worker import values_and_gradients
+from tests.reference.box_losses import loop_box_loss, loop_smooth_l1
 
 MODES = pytest.mark.parametrize("mode", ["eager", "xla"])
 SIGMAS = pytest.mark.parametrize("sigma", [1.0, 3.0])
 SIGMA = st.sampled_from([0.5, 1.0, 3.0])
 HUGE = np.array([-3e38, -1e20, 1e20, 3e38], "float32")
-
-
-def loop_smooth_l1(difference, sigma=1.0):
-    """Fast R-CNN, Eq. 3, stretched as in smooth_l1_loss_layer.cpp."""
-    size = abs(float(difference))
-    return 0.5 * (sigma * size) ** 2 if size < 1 / sigma**2 else size - 0.5 / sigma**2
-
-
-def loop_box_loss(deltas, targets, positive, sampled, sigma=1.0):
-    """Fast R-CNN, Eq. 1 and 2, its second term: of the boxes of a mini-batch, one after the other."""
-    total, count = 0.0, 0
-    for index in np.ndindex(positive.shape):
-        count += bool(sampled[index])
-        if positive[index]:
-            total += sum(loop_smooth_l1(d - t, sigma) for d, t in zip(deltas[index], targets[index], strict=True))
-    return total / count
 
 
 def slope(difference, sigma):

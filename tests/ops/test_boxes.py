@@ -7,11 +7,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from keras import ops
-from parity_worker import values_and_gradients
 from pycocotools import mask as coco
 
 from repro.ops.boxes import (
-    MIN_SIDE,
     box_area,
     clip_boxes,
     decode_boxes,
@@ -20,58 +18,16 @@ from repro.ops.boxes import (
     pairwise_iou,
     side_lengths,
 )
+from tests.parity.parity_worker import values_and_gradients
+from tests.reference.boxes import loop_area, loop_decode, loop_encode, loop_iou
+from tests.support.boxes import EMPTY, random_boxes
 
-# a point, a line, an inverted box, a padding: boxes without area
-EMPTY = np.array([[5, 5, 5, 5], [2, 3, 9, 3], [9, 9, 4, 4], [0, 0, 0, 0], [9, 1, 4, 8]], "float32")
 # TensorFlow flushes subnormal numbers to zero once it has trained something in the same process
 COORDINATE = st.floats(-200, 1200, width=32, allow_subnormal=False)
 BOXES = st.lists(st.tuples(*[COORDINATE] * 4), min_size=1, max_size=6).map(lambda boxes: np.array(boxes, "float32"))
 PROPER = st.tuples(COORDINATE, COORDINATE, st.floats(2, 100, width=32), st.floats(2, 100, width=32)).map(
     lambda box: np.array([[box[0], box[1], box[0] + box[2], box[1] + box[3]]], "float32")
 )
-
-
-def random_boxes(rng, *shape):
-    """Boxes of whole coordinates between 0 and 20, float32 [*shape,4]; one in five has no area."""
-    corner, side = rng.integers(0, 16, (*shape, 2)), rng.integers(1, 9, (*shape, 2))
-    boxes = np.concatenate([corner, np.minimum(corner + side, 20)], axis=-1).astype("float32")
-    boxes[rng.random(shape) < 0.2] = EMPTY[rng.integers(len(EMPTY))]
-    return boxes
-
-
-def loop_area(box):
-    x1, y1, x2, y2 = (float(number) for number in box)
-    return max(x2 - x1, 0) * max(y2 - y1, 0)
-
-
-def loop_iou(a, b):
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    intersection = float(width) * float(height)
-    return intersection / (loop_area(a) + loop_area(b) - intersection)
-
-
-def loop_encode(box, reference, mean=(0, 0, 0, 0), std=(1, 1, 1, 1)):
-    """R-CNN, Appendix C."""
-    deltas = [0.0] * 4
-    for axis in (0, 1):
-        side = max(float(box[axis + 2]) - float(box[axis]), MIN_SIDE)
-        unit = max(float(reference[axis + 2]) - float(reference[axis]), MIN_SIDE)
-        deltas[axis] = (float(box[axis] + box[axis + 2]) - float(reference[axis] + reference[axis + 2])) / 2 / unit
-        deltas[axis + 2] = math.log(side / unit)
-    return [(delta - m) / s for delta, m, s in zip(deltas, mean, std, strict=True)]
-
-
-def loop_decode(deltas, reference, mean=(0, 0, 0, 0), std=(1, 1, 1, 1)):
-    deltas = [float(delta) * s + m for delta, m, s in zip(deltas, mean, std, strict=True)]
-    box = [0.0] * 4
-    for axis in (0, 1):
-        unit = max(float(reference[axis + 2]) - float(reference[axis]), MIN_SIDE)
-        centre = float(reference[axis] + reference[axis + 2]) / 2 + deltas[axis] * unit
-        side = unit * math.exp(min(deltas[axis + 2], math.log(1000 / 16)))
-        box[axis], box[axis + 2] = centre - side / 2, centre + side / 2
-    return box
 
 
 def test_areas_are_those_of_the_loop():

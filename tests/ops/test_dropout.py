@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from parity_worker import values_and_gradients
 
 from repro import backend
 from repro.ops.dropout import HalfDropout
+from tests.parity.parity_worker import values_and_gradients
 
 MODES = pytest.mark.parametrize("mode", ["eager", "xla"])
 

@@ -8,6 +8,7 @@ from keras import ops
 from repro.errors import ReproError
 from repro.metrics.segmentation import confusion_matrix, segmentation_scores
 from repro.ops.losses import dice_loss, segmentation_loss, sigmoid_cross_entropy, softmax_cross_entropy
+from tests.reference.losses import cross_entropy_reference, dice_reference
 
 VOID = 255
 MODES = pytest.mark.parametrize("compiled", [False, True], ids=["eager", "xla"])
@@ -49,21 +50,6 @@ def example(num_classes=4, shape=(2, 5, 6), seed=0):
     labels = rng.integers(0, num_classes, shape).astype("uint8")
     labels[rng.random(shape) < 0.3] = VOID
     return logits, labels, rng.uniform(0.1, 9, num_classes), rng.uniform(0.5, 5, shape)
-
-
-def cross_entropy_reference(logits, labels, class_weights=None, pixel_weight=None, reduction="mean"):
-    """Loss and gradient by a loop over the pixels in float64."""
-    total, count, gradient = 0.0, 0, np.zeros(logits.shape)
-    for at in np.ndindex(labels.shape):
-        if labels[at] == VOID:
-            continue
-        x, y = logits[at].astype(np.float64), labels[at]
-        p = np.exp(x - x.max()) / np.exp(x - x.max()).sum()
-        w = (1.0 if class_weights is None else class_weights[y]) * (1.0 if pixel_weight is None else pixel_weight[at])
-        total, count = total - w * np.log(p[y]), count + 1
-        gradient[at] = w * (p - np.eye(len(x))[y])
-    scale = 1 / max(count, 1) if reduction == "mean" else 1.0
-    return total * scale, gradient * scale
 
 
 @MODES
@@ -210,16 +196,6 @@ def test_arguments_that_would_broadcast_are_refused(change):
         softmax_cross_entropy(logits, **({"labels": labels} | change))
     with pytest.raises(ValueError, match=next(iter(change))):
         sigmoid_cross_entropy(logits[..., :1], **({"labels": labels} | change))
-
-
-def dice_reference(logits, labels, smooth):
-    """Loss by a loop over the classes in float64."""
-    x = logits[labels != VOID].astype(np.float64)
-    y = labels[labels != VOID]
-    p = np.exp(x - x.max(axis=-1, keepdims=True))
-    p /= p.sum(axis=-1, keepdims=True)
-    scores = [(2 * p[y == k, k].sum() + smooth) / (p[:, k].sum() + (y == k).sum() + smooth) for k in range(x.shape[-1])]
-    return 1 - sum(scores) / len(scores)
 
 
 @MODES

@@ -3,20 +3,21 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-import box_worker
 import numpy as np
 import pytest
-from box_worker import MEAN, MODES, ROIS, SAMPLES, STD
 from hypothesis import given
 from hypothesis import strategies as st
-from parity_worker import values_and_gradients
-from test_boxes import EMPTY, loop_area, loop_decode, loop_encode, loop_iou, random_boxes
 
 from repro import backend
 from repro.ops.anchors import base_anchors, grid_anchors, inside_image
 from repro.ops.matching import gather, label_anchors, match, sample_labels, sample_rois
+from tests.parity import ROOT, WORKERS, box_worker
+from tests.parity.box_worker import MEAN, MODES, ROIS, SAMPLES, STD
+from tests.parity.parity_worker import values_and_gradients
+from tests.reference.boxes import loop_decode, loop_encode, loop_iou
+from tests.reference.matching import loop_labels, loop_match, loop_rois, loop_sample
+from tests.support.boxes import EMPTY, random_boxes
 
 CASES = list(box_worker.cases())
 IMAGES, TRUTHS, ANCHORS, PROPOSALS = 4, 6, 60, 30
@@ -52,63 +53,6 @@ def example(seed=0):
         "roi_noise": rng.integers(0, 16, (IMAGES, PROPOSALS + TRUTHS)).astype("float32") / 16,
         "proposal_noise": rng.random((IMAGES, PROPOSALS)).astype("float32"),
     }
-
-
-def loop_match(references, boxes, valid):
-    """One image: IoU and index of the best valid box."""
-    found = []
-    for reference in references:
-        best, index = -1.0, 0
-        for m, box in enumerate(boxes):
-            if valid[m] and loop_iou(reference, box) > best:
-                best, index = loop_iou(reference, box), m
-        found.append((max(best, 0.0), index))
-    return [np.array(column) for column in zip(*found, strict=True)]
-
-
-def loop_labels(anchors, boxes, valid, usable, high=0.7, low=0.3):
-    """One image: Faster R-CNN, Section 3.1.2."""
-    iou, index = loop_match(anchors, boxes, valid)
-    labels = np.where(iou >= high, 1, np.where(iou < low, 0, -1))
-    for m in np.flatnonzero(valid):
-        overlaps = [loop_iou(anchor, boxes[m]) if ok else 0.0 for anchor, ok in zip(anchors, usable, strict=True)]
-        if max(overlaps) > 0:
-            labels[np.equal(overlaps, max(overlaps))] = 1
-    return np.where(usable, labels, -1), index
-
-
-def loop_draw(candidates, noise, count):
-    """One image: the indices of `count` candidates, of least noise first."""
-    return sorted(np.flatnonzero(candidates), key=lambda n: (noise[n], n))[:count]
-
-
-def loop_sample(labels, noise, count, fraction):
-    positives = loop_draw(labels == 1, noise, int(count * fraction))
-    sample = np.full(labels.shape, -1)
-    sample[loop_draw(labels == 0, noise, count - len(positives))] = 0
-    sample[positives] = 1
-    return sample
-
-
-def loop_rois(x, b, excluded, count, positive_fraction=0.25, positive_iou=0.5, negative_iou=(0.1, 0.5), truth=True):
-    """Image b: Fast R-CNN, Section 2.3. Rois, labels, matched boxes, positive."""
-    boxes, valid = x["boxes"][b], x["valid"][b] & ~(x["excluded"][b] & excluded)
-    candidates, usable, noise = x["proposals"][b], x["proposal_valid"][b], x["proposal_noise"][b]
-    if truth:
-        candidates, usable = np.concatenate([candidates, boxes]), np.concatenate([usable, valid])
-        noise = x["roi_noise"][b]
-    usable = usable & [loop_area(box) > 0 for box in candidates]
-    iou, index = loop_match(candidates, boxes, valid)
-    positives = loop_draw(usable & (iou >= positive_iou), noise, round(count * positive_fraction))
-    interval = (iou >= negative_iou[0]) & (iou < negative_iou[1])
-    chosen = positives + loop_draw(usable & interval, noise, count - len(positives))
-    rois, matched = np.zeros((count, 4)), np.zeros((count, 4))
-    labels, positive = np.full(count, -1), np.arange(count) < len(positives)
-    for slot, n in enumerate(chosen):
-        rois[slot] = candidates[n]
-        labels[slot] = x["classes"][b][index[n]] + 1 if positive[slot] else 0
-        matched[slot] = boxes[index[n]] if positive[slot] else candidates[n]
-    return rois, labels, matched, positive
 
 
 def expected(case, x):
@@ -168,11 +112,11 @@ def under_jax(inputs, tmp_path_factory):
     """What a process with JAX on the CPU computes: {case/mode/number: array}."""
     if "jax" not in backend.installed():
         pytest.skip("jax is not installed")
-    folder, here = tmp_path_factory.mktemp("boxes"), Path(__file__).parent
+    folder = tmp_path_factory.mktemp("boxes")
     np.savez(folder / "in.npz", **inputs)
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "KERAS_BACKEND": "jax", "PYTHONPATH": str(here.parent)}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
     worker = subprocess.run(
-        [sys.executable, here / "box_worker.py", "jax", folder / "in.npz", folder / "out.npz"],
+        [sys.executable, WORKERS / "box_worker.py", "jax", folder / "in.npz", folder / "out.npz"],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert worker.returncode == 0, worker.stderr[-3000:]

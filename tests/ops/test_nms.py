@@ -4,7 +4,6 @@ import functools
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,44 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
-from nms_worker import CLASS_CASES, EAGER_ON_JAX, MODES, NMS_CASES, call, gradient, in_mode, inputs
 
 from repro import backend
 from repro.ops.nms import class_nms, nms
-
-
-def iou(a, b):
-    """In float32, as the ops compute it: with corners on a grid, all but the division is exact."""
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return np.float32(0)
-    intersection = width * height
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - intersection
-    return np.float32(intersection / union)
-
-
-def sequential_nms(boxes, scores, valid, iou_threshold, max_output, tile=None):
-    """The algorithm as one would say it: one box after the other, from the best. Indices of those kept."""
-    boxes, scores, threshold = boxes.tolist(), scores.tolist(), np.float32(iou_threshold)
-    kept = []
-    for i in sorted(np.flatnonzero(valid & np.isfinite(scores)), key=lambda i: (-scores[i], i)):
-        if len(kept) == max_output:
-            break
-        if all(iou(boxes[i], boxes[k]) <= threshold for k in kept):
-            kept.append(int(i))
-    return kept
-
-
-def sequential_class_nms(boxes, scores, iou_threshold, score_threshold, max_output, per_class_pool=None):
-    """Of one image, boxes [N,C or 1,4] and scores [N,C]: (-score, class, index) of every detection, the best first."""
-    found = []
-    for c in range(scores.shape[1]):
-        own, mine = boxes[:, c % boxes.shape[1]], scores[:, c]
-        valid = mine > np.float32(score_threshold)
-        best = sorted(np.flatnonzero(valid & np.isfinite(mine)), key=lambda i: (-mine[i], i))[:per_class_pool]
-        valid = np.isin(np.arange(len(mine)), best)
-        found += [(-mine[i], c, i) for i in sequential_nms(own, mine, valid, iou_threshold, len(mine))]
-    return sorted(found)[:max_output]
+from tests.parity import WORKERS
+from tests.parity.nms_worker import CLASS_CASES, EAGER_ON_JAX, MODES, NMS_CASES, call, gradient, in_mode, inputs
+from tests.reference.nms import iou, sequential_class_nms, sequential_nms
 
 
 @functools.cache
@@ -80,11 +47,11 @@ def expected(case):
 @pytest.fixture(scope="session")
 def elsewhere(tmp_path_factory):
     """What the backends that do not run here compute, on the CPU, in a process each: {backend: {key: array}}."""
-    folder, here = tmp_path_factory.mktemp("nms"), Path(__file__).parent
+    folder = tmp_path_factory.mktemp("nms")
     found = {}
     for name in set(backend.installed()) - {backend.name()}:
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
-        command = [sys.executable, here / "nms_worker.py", name, folder / f"{name}.npz"]
+        command = [sys.executable, WORKERS / "nms_worker.py", name, folder / f"{name}.npz"]
         process = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert process.returncode == 0, f"the {name} worker failed:\n{process.stderr[-3000:]}"
         found[name] = dict(np.load(folder / f"{name}.npz"))

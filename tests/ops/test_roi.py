@@ -1,11 +1,9 @@
 """RoI max pooling and RoIAlign against plain loops and torchvision: values and gradients, eager and compiled, on both
 backends."""
 
-import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,11 +11,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from keras import ops
-from roi_worker import CASES, EAGER_CASES, MODES, values_and_gradient
 
 from repro import backend
 from repro.errors import ReproError
 from repro.ops.roi import roi_align, roi_max_pool
+from tests.parity import ROOT, WORKERS
+from tests.parity.roi_worker import CASES, EAGER_CASES, MODES, values_and_gradient
+from tests.reference.roi import loop_align, loop_max_pool
 
 # Cells of 16 px: 160 x 208 px. Not powers of two, and tables of running maxima of several levels.
 SHAPE = (2, 10, 13, 3)
@@ -60,58 +60,6 @@ def arrays_of(case):
     return features.astype("float32"), rois, upstream.astype("float32")
 
 
-def caffe_bins(start, end, bins, cells, scale):
-    """The released layer's bins along one axis: (first cell, end not included), with its float32 arithmetic."""
-    start, end = (int(x + math.copysign(0.5, x)) for x in (float(start) * scale, (float(end) - 1) * scale))
-    bin_size = np.float32(max(end - start + 1, 1)) / np.float32(bins)
-    for k in range(bins):
-        low, high = int(np.floor(np.float32(k) * bin_size)), int(np.ceil(np.float32(k + 1) * bin_size))
-        yield min(max(low + start, 0), cells), min(max(high + start, 0), cells)
-
-
-def loop_max_pool(features, rois, upstream, size=(7, 7), spatial_scale=1 / 16):
-    """Values and gradient; the gradient goes to the first of equal maxima in row-major order."""
-    values, gradient = np.zeros((*rois.shape[:2], *size, features.shape[-1]), "float32"), np.zeros_like(features)
-    for b, r in np.ndindex(*rois.shape[:2]):
-        x1, y1, x2, y2 = rois[b, r]
-        for i, (top, bottom) in enumerate(caffe_bins(y1, y2, size[0], features.shape[1], spatial_scale)):
-            for j, (left, right) in enumerate(caffe_bins(x1, x2, size[1], features.shape[2], spatial_scale)):
-                if top >= bottom or left >= right:
-                    continue
-                for c in range(features.shape[-1]):
-                    cells = [(y, x) for y in range(top, bottom) for x in range(left, right)]
-                    y, x = max(cells, key=lambda cell: features[b, *cell, c])
-                    values[b, r, i, j, c] = features[b, y, x, c]
-                    gradient[b, y, x, c] += upstream[b, r, i, j, c]
-    return values, gradient
-
-
-def bilinear(position, cells):
-    """The two cells around a sample and their weights, Detectron2's border rule; nothing outside."""
-    if not -1 <= position <= cells:
-        return []
-    position = max(position, 0)
-    low = int(position)
-    if low >= cells - 1:
-        return [(cells - 1, 1.0)]
-    return [(low, 1 - (position - low)), (low + 1, position - low)]
-
-
-def loop_align(features, rois, upstream, size, spatial_scale, sampling_ratio=2, aligned=True):
-    """Values and gradient, in float64."""
-    values, gradient = np.zeros((*rois.shape[:2], *size, features.shape[-1])), np.zeros(features.shape)
-    shift, n = 0.5 if aligned else 0.0, sampling_ratio
-    for b, r, i, j in np.ndindex(*rois.shape[:2], *size):
-        x1, y1, x2, y2 = rois[b, r].astype("float64") * spatial_scale - shift
-        height, width = (y2 - y1, x2 - x1) if aligned else (max(y2 - y1, 1), max(x2 - x1, 1))
-        for u, v in np.ndindex(n, n):
-            for y, wy in bilinear(y1 + height / size[0] * (i + (u + 0.5) / n), features.shape[1]):
-                for x, wx in bilinear(x1 + width / size[1] * (j + (v + 0.5) / n), features.shape[2]):
-                    values[b, r, i, j] += wy * wx / n**2 * features[b, y, x]
-                    gradient[b, y, x] += wy * wx / n**2 * upstream[b, r, i, j]
-    return values, gradient
-
-
 LOOPS = {"roi_max_pool": loop_max_pool, "roi_align": loop_align}
 
 
@@ -135,11 +83,10 @@ def test_backends_agree_also_on_ties(tmp_path, name):
     names = "features", "rois", "upstream"
     inputs = {f"{case}/{key}": x for case in CASES for key, x in zip(names, arrays_of(case), strict=True)}
     np.savez(tmp_path / "in.npz", **inputs)
-    here = Path(__file__).parent
     environment = {"KERAS_BACKEND": name, "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, here / "roi_worker.py", tmp_path / "in.npz", tmp_path / "out.npz"],
-        env={**os.environ, **environment, "PYTHONPATH": str(here.parent)}, capture_output=True, text=True,
+        [sys.executable, WORKERS / "roi_worker.py", tmp_path / "in.npz", tmp_path / "out.npz"],
+        env={**os.environ, **environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     found = np.load(tmp_path / "out.npz")

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from keras import KerasTensor, ops
 from keras.backend import standardize_dtype
-from parity_worker import values_and_gradients
 
 from repro import backend
 from repro.ops.unpool import MaxPoolWithIndices, MaxUnpool
+from tests.parity.parity_worker import values_and_gradients
+from tests.reference.pooling import chosen, pooled
 
 MODES = pytest.mark.parametrize("mode", ["eager", "xla"])
 SHAPES = pytest.mark.parametrize(
@@ -24,28 +25,6 @@ def _precision():
 def example(shape, seed=0):
     """Whole numbers from -4 to 1: two of a window are often equal, and most are below the zeros of a padding."""
     return np.random.default_rng(seed).integers(-4, 2, shape).astype("float32")
-
-
-def chosen(x):
-    """The loop: for every window (b,i,j,c) the position of its maximum in x, the first in row-major order."""
-    count, height, width, channels = x.shape
-    for b, i, j, c in np.ndindex(count, -(-height // 2), -(-width // 2), channels):
-        best = None
-        for y in range(2 * i, min(2 * i + 2, height)):
-            for z in range(2 * j, min(2 * j + 2, width)):
-                if best is None or x[b, y, z, c] > x[b, *best, c]:
-                    best = y, z
-        yield (b, i, j, c), (b, *best, c)
-
-
-def pooled(x):
-    """Values and indices of the loop."""
-    shape = (len(x), -(-x.shape[1] // 2), -(-x.shape[2] // 2), x.shape[3])
-    values, indices = np.zeros(shape, x.dtype), np.zeros(shape, "int8")
-    for window, position in chosen(x):
-        values[window] = x[position]
-        indices[window] = 2 * (position[1] % 2) + position[2] % 2
-    return values, indices
 
 
 def cosines(shape):

@@ -7,9 +7,9 @@ import sys
 from typing import Any
 
 import numpy as np
-from parity_worker import STEP_RATE, fill
 
 from repro import backend, registry
+from tests.parity.parity_worker import STEP_RATE, fill
 
 SIZE, NUM_CLASSES, MAX_BOXES, SIDE = (64, 96), 3, 4, 56
 VALID = np.array([[64, 96], [56, 80]], "int32")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from repro import backend
 
 MODES = ("eager", "xla")
@@ -108,9 +108,9 @@ def in_mode(function: Any, mode: str) -> Any:
 def gradient(mode: str) -> np.ndarray:
     """By boxes [6,4], of the boxes that NMS chooses among them: through the choice there must be none."""
     from keras import ops
-    from parity_worker import values_and_gradients
 
     from repro.ops.nms import class_nms, nms
+    from tests.parity.parity_worker import values_and_gradients
 
     corners = np.array([[0, 0], [1, 0], [9, 9], [0, 9], [1, 9], [30, 30]], "float32")
     boxes = np.concatenate([corners, corners + 8], axis=1)

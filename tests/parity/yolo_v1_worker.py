@@ -7,10 +7,10 @@ import sys
 from typing import Any
 
 import numpy as np
-from nms_worker import MODES, in_mode
-from parity_worker import values_and_gradients
 
 from repro import backend
+from tests.parity.nms_worker import MODES, in_mode
+from tests.parity.parity_worker import values_and_gradients
 
 
 def quantities(mode: str, grid: np.ndarray, batch: dict[str, np.ndarray]) -> dict[str, Any]:

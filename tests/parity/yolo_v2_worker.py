@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from repro import backend
 
 MODES = ("eager", "xla")
@@ -65,10 +65,9 @@ def outputs_of(grid: Any) -> dict[str, Any]:
 
 def compute(mode: str) -> dict[str, np.ndarray]:
     """Everything, here and now."""
-    from nms_worker import in_mode
-    from parity_worker import values_and_gradients
-
     from repro.models import yolo_v2 as yolo
+    from tests.parity.nms_worker import in_mode
+    from tests.parity.parity_worker import values_and_gradients
 
     boxes, classes, grid = images()
     batch = {"boxes": boxes, "classes": classes, "valid_size": VALID}

@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from messages import one_line
 
 from repro import paths
 from repro.data.shapes import Shapes
@@ -12,6 +11,7 @@ from repro.errors import ReproError
 from repro.proposals import cache
 from repro.proposals.cache import proposals_of
 from repro.proposals.selective_search import selective_search
+from tests.support.messages import one_line
 
 OPTIONS = {"width": 48, "min_side": 8, "workers": 1}
 

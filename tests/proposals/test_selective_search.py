@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from messages import one_line
 from scipy import ndimage
 from skimage.color import rgb2lab
 
@@ -26,6 +25,7 @@ from repro.proposals.selective_search import (
     selective_search,
     texture_bins,
 )
+from tests.support.messages import one_line
 
 SIMILARITIES = pytest.mark.parametrize("similarity", ["CTSF", "TSF", "F", "S"])
 

@@ -1,17 +1,14 @@
-"""Result files, weight files and versions: written whole, read strictly, stale when they should be."""
+"""Result files and versions: written whole, read strictly, stale when they should be."""
 
 import json
 import sys
 
 import msgspec
-import numpy as np
 import pytest
 
 from repro import paths
-from repro.engine import checkpoint
 from repro.errors import ReproError
 from repro.experiments.majority import Majority
-from repro.files import atomic_write, canonical_hash
 from repro.records import versions
 from repro.records.result import Result, read_result, read_results, result_path, write_result
 from repro.records.run import Outcome, Run, config_hash_of, find
@@ -209,57 +206,6 @@ def test_the_constants_that_are_read_are_those_of_the_modules():
 
     for module in (shapes, train, fcn, detection):
         assert versions.version_of(module.__name__.removeprefix("repro.")) == module.VERSION
-
-
-def test_arrays_and_card_survive_a_weight_file(tmp_path):
-    arrays = {"a/kernel": np.arange(6, dtype="float32").reshape(2, 3).T, "seed": np.array([1, 2], "uint32")}
-    checkpoint.save_arrays(tmp_path / "w.safetensors", arrays, {"model": "vgg16"})
-    loaded, card = checkpoint.load_arrays(tmp_path / "w.safetensors")
-    assert card == {"model": "vgg16"}
-    assert loaded.keys() == arrays.keys()
-    assert all(np.array_equal(loaded[key], arrays[key]) and loaded[key].dtype == arrays[key].dtype for key in arrays)
-
-
-@pytest.mark.parametrize("content", [b"", b"not safetensors", None])
-def test_a_damaged_weight_file_is_refused(tmp_path, content):
-    path = tmp_path / "w.safetensors"
-    if content is None:
-        checkpoint.save_arrays(path, {"a": np.zeros(1000, "float32")}, {})
-        content = path.read_bytes()[:-100]
-    path.write_bytes(content)
-    with pytest.raises(ReproError, match=str(path)):
-        checkpoint.load_arrays(path)
-
-
-def test_weights_of_another_network_are_refused_unless_only_what_fits_is_wanted():
-    import keras
-
-    def network(units):
-        return keras.Sequential(
-            [keras.Input((3,)), keras.layers.Dense(4, name="a"), keras.layers.Dense(units, name="b")]
-        )
-
-    source, target = network(2), network(5)
-    weights = checkpoint.weights_of(source)
-    with pytest.raises(ReproError, match=r"b/kernel has shape \(4, 5\), the file has shape \(4, 2\)"):
-        checkpoint.load_weights(target, weights, "w.safetensors")
-    assert checkpoint.load_weights(target, weights, "w.safetensors", partial=True) == 2
-    np.testing.assert_array_equal(target.get_layer("a").get_weights()[0], weights["a/kernel"])
-    with pytest.raises(ReproError, match="no weight that fits"):
-        checkpoint.load_weights(target, {"z/kernel": np.zeros(3)}, "w.safetensors", partial=True)
-
-
-def test_atomic_write_replaces_whole_files(tmp_path):
-    path = tmp_path / "deep" / "file"
-    atomic_write(path, b"one")
-    atomic_write(path, b"two")
-    assert path.read_bytes() == b"two"
-    assert [p.name for p in path.parent.iterdir()] == ["file"]
-
-
-def test_canonical_hash_does_not_depend_on_the_order_of_keys():
-    assert canonical_hash({"a": 1, "b": [1, 2]}) == canonical_hash({"b": [1, 2], "a": 1})
-    assert canonical_hash({"a": 1}) != canonical_hash({"a": 2})
 
 
 def test_result_json_is_plain(finished, tmp_path):

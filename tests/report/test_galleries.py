@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from PIL import Image
-from test_tables import result
 
 from repro.data.base import VOID, Info, Sample
 from repro.drawing import overlays
@@ -12,6 +11,7 @@ from repro.errors import NoDataError, ReproError
 from repro.records.result import Artifact, Dataset
 from repro.records.samples import sample_indices
 from repro.report import galleries, tables
+from tests.support.results import result
 
 PALETTE = ((200, 0, 0), (0, 0, 200))
 CANVAS = (40, 60)

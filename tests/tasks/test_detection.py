@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from support import oracle, run_kind, scores
 
 from repro import backend
 from repro.data.base import Sample
@@ -27,6 +26,7 @@ from repro.tasks.base import Phase
 from repro.tasks.learners import DetectorLearner, network_inputs, state_variables
 from repro.tasks.objects import objects_of
 from repro.tasks.predictors import DetectorPredictor
+from tests.support.kinds import oracle, run_kind, scores
 
 SEARCH = {"width": None, "min_side": 8, "workers": 1}
 

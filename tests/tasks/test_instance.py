@@ -6,7 +6,6 @@ import msgspec
 import numpy as np
 import pytest
 from PIL import Image
-from support import oracle, run_kind, scores
 
 from repro.data.catalog import open_dataset
 from repro.data.instance import fit_instances
@@ -25,6 +24,7 @@ from repro.report.tables import build_tables
 from repro.runner.adhoc import evaluation
 from repro.tasks import Detection, Instance
 from repro.tasks.objects import objects_of
+from tests.support.kinds import oracle, run_kind, scores
 
 SHAPES = {"image_size": (64, 96), "max_objects": 3, "min_scale": 0.4, "max_scale": 0.7, "train_size": 8, "val_size": 4,
           "test_size": 6}  # fmt: skip

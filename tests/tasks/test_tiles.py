@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from parity_worker import fill, numbers
 
 from repro import registry
 from repro.errors import ReproError
@@ -10,6 +9,7 @@ from repro.records.samples import sample_indices
 from repro.tasks.predictors import DensePredictor
 from repro.tasks.segmentation import labels_of, probability_of, resized
 from repro.tasks.tiles import kept_size, overlap_tile
+from tests.parity.parity_worker import fill, numbers
 
 IMAGE = np.abs(numbers("image", (37, 61, 2), 60))
 

@@ -1,4 +1,4 @@
-"""Training the YOLO line: images of changing size, resumption, the growing rate, and starts from official files."""
+"""Training the YOLO line: images of changing size, resumption, the growing rate."""
 
 import dataclasses
 import itertools
@@ -11,50 +11,29 @@ import keras
 import msgspec
 import numpy as np
 import pytest
-from support import run_kind
 
-from repro import backend, paths, registry
+from repro import backend, registry
 from repro.data.catalog import open_dataset
 from repro.data.detection import Mirror
 from repro.data.jitter import Jitter
 from repro.data.loader import stream
-from repro.engine import starts
 from repro.engine import train as training
 from repro.engine.checkpoint import read_card, state_of, weights_of
 from repro.engine.train import fit
-from repro.errors import NoDataError, ReproError
-from repro.experiments.train import Train
-from repro.files import sha256_of
-from repro.models import darknet
-from repro.models.darknet import Conv, MaxPool
+from repro.errors import ReproError
 from repro.ops.boxes import flip_boxes
 from repro.records.run import Run, weights_path
-from repro.records.settings import Data, Network
+from repro.records.settings import Network
 from repro.tasks import Yolo
 from repro.tasks.base import Phase
 from repro.tasks.learners import MultiScaleLearner, make_optimizer, side_at, state_variables
-from repro.tasks.networks import build
-from repro.weights.darknet import file_layers
+from tests.support.kinds import run_kind
+from tests.support.small_yolo import SIZE_STEPS, SIZES, STEPS, settings, shorten
 
 INNER = bool(os.environ.get("REPRO_YOLO_INNER"))
-SIZES, SIZE_STEPS, STEPS = (32, 64), 2, 8
 SEEDS = (1, 7)  # both draw both sizes, in other orders
 STILL = {"scale": 0.0, "shift": 0.0, "saturation": 1.0, "exposure": 1.0}
 NAMES = ("disc", "ring", "square", "bar", "triangle", "star", "cross")
-
-
-def settings(**fields):
-    """YOLO v2 as small as can be, on four generated pictures of 64x64: 8 steps of 2."""
-    shapes = {"image_size": 64, "min_scale": 0.4, "max_scale": 0.7, "max_objects": 2, "train_size": 4, "val_size": 1,
-              "test_size": 1}  # fmt: skip
-    network = Network(name="yolo_v2", input_size=(64, 64), width=1 / 32)
-    common = {
-        "network": network, "data": Data(name="shapes", options=shapes), "recipe": "suite", "optimizer": "sgd",
-        "epochs": 4, "batch_size": 2, "learning_rate": 1e-3, "val_every": 4, "augment": {"flip": True}, "burn_in": 0.25,
-        "schedule": "step", "drops": (0.75,),
-    }  # fmt: skip
-    sizes = {name: fields.pop(name, value) for name, value in (("sizes", SIZES), ("size_steps", SIZE_STEPS))}
-    return Train(**{**common, **fields}, task=Yolo(**sizes))
 
 
 @dataclasses.dataclass
@@ -70,12 +49,6 @@ class Compiled:
         for variable, value in zip(state_variables(self.learner), self.state, strict=True):
             variable.assign(value)
         self.learner.size_seed.assign(seed)
-
-
-def shorten(patch):
-    """Three convolutions in place of Darknet-19's eighteen: what takes time here is to compile them."""
-    rows = [Conv(32), *[MaxPool()] * 4, Conv(512, label="stride16"), MaxPool(), Conv(1024, label="stride32")]
-    patch.setattr(darknet, "darknet19_rows", lambda depth: rows)
 
 
 @pytest.fixture(scope="module")
@@ -284,96 +257,15 @@ def test_no_network_of_the_line_trains_in_alternation():
         config.task.check(config)
 
 
-# --- starts
-
-
-@pytest.fixture(scope="module")
-def network():
-    with pytest.MonkeyPatch.context() as patch:
-        shorten(patch)
-        return build(Network(name="yolo_v2", input_size=(64, 64), width=1 / 32), 7, 3, "train")
-
-
-def backbone_file(network, layers):
-    """The bytes of a .weights file of the first layers."""
-    parts = [part for layer in file_layers(network)[:layers] for part in layer.parts]
-    rng = np.random.default_rng(0)
-    values = [rng.uniform(0.5, 1.5, part.size).astype("<f4").tobytes() for part in parts]
-    return np.array([0, 2, 0, 0, 0], "<i4").tobytes() + b"".join(values)
-
-
-def start(network, init="imagenet", name="yolo_v2"):
-    config = settings(init=init, network=Network(name=name, input_size=(64, 64)), sizes=())
-    return starts.initialise(network, name, init, Run("start", config, 0, profile="smoke", backend=backend.name()))
-
-
-def test_imagenet_is_the_authors_file(network, monkeypatch):
-    content, before = backbone_file(network, 5), weights_of(network)
-    archive = starts.DARKNET_BACKBONES["yolo_v2"][0]
-    monkeypatch.setitem(starts.DARKNET_BACKBONES, "yolo_v2", (archive, 5))
-    monkeypatch.setattr(starts, "fetch", lambda archive, path: path.write_bytes(content))
-    init, seen = start(network)
-    path = paths.data_dir() / "darknet" / "darknet19_448.conv.23"
-    assert (init.source, init.sha256, seen) == ("imagenet", sha256_of(path), 0)
-    assert init.note == "5 layers of darknet19_448.conv.23"
-    changed = {name.partition("/")[0] for name, value in weights_of(network).items() if (value != before[name]).any()}
-    assert changed == {f"{kind}{n}" for kind in ("conv", "bn") for n in range(1, 6)}
-
-    content = backbone_file(network, 3)
-    with pytest.raises(ReproError, match="fills 3 layers of yolo_v2, its backbone has 5"):
-        start(network)
-    content += b"1234"
-    with pytest.raises(ReproError, match="darknet19_448"):
-        start(network)
-
-
-def test_without_the_file_the_start_is_random_and_says_so(network, monkeypatch):
-    def refuse(archive, path):
-        raise NoDataError(f"{archive.url} cannot be fetched (no network)", "put it there")
-
-    monkeypatch.setattr(starts, "fetch", refuse)
-    before = weights_of(network)
-    notes = {}
-    for name in ("yolo_v1", "fast_yolo", "yolo_v2", "yolo_v3"):
-        init, seen = start(network, name=name)
-        assert (init.source, init.sha256, seen) == ("random", None, 0)
-        notes[name] = init.note
-    assert notes["yolo_v2"].startswith("no ImageNet weights: https://pjreddie.com/media/files/darknet19_448.conv.23")
-    assert "darknet53.conv.74" in notes["yolo_v3"]
-    assert "extraction.conv.weights" in notes["yolo_v1"]
-    assert "fast_yolo" in notes["fast_yolo"]
-    for name, value in weights_of(network).items():
-        np.testing.assert_array_equal(value, before[name])
-
-    path = paths.data_dir() / "darknet" / "darknet19_448.conv.23"
-    path.write_bytes(b"something else")
-    with pytest.raises(NoDataError):  # put there by hand, and wrong
-        start(network)
-    assert start(network, "random")[0].source == "random"
-
-
-def test_the_sizes_of_the_files_are_those_their_layers_give():
-    """Darknet's header, 16 or 20 bytes, and four bytes a number: of each filter four of its batch normalisation."""
-    for name, header, rows in (
-        ("yolo_v2", 16, darknet.darknet19_rows()),
-        ("yolo_v3", 20, darknet.darknet53_rows()),
-    ):
-        archive, layers = starts.DARKNET_BACKBONES[name]
-        convolutions = [row for row in rows if isinstance(row, Conv)]
-        inputs = [3, *(row.filters for row in convolutions)]
-        numbers = sum(
-            row.filters * (row.size**2 * before + 4) for row, before in zip(convolutions, inputs, strict=False)
-        )
-        assert len(convolutions) == layers
-        assert archive.size == header + 4 * numbers
-
-
 @pytest.mark.parametrize("name", [name for name in backend.installed() if name != backend.default()])
 def test_so_on_the_other_backend(name):
-    """Of augmentation (test_jitter.py) what is compiled, too: a process for each would take longer."""
+    """Of augmentation (tests/data/test_jitter.py) what is compiled, too: a process for each would take longer."""
     if INNER:
         pytest.skip("this is the other backend")
-    files, chosen = [__file__, str(Path(__file__).with_name("test_jitter.py"))], "killed or compiled_as_eager"
+    files, chosen = (
+        [__file__, str(Path(__file__).parents[1] / "data" / "test_jitter.py")],
+        "killed or compiled_as_eager",
+    )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-vv", "-p", "no:cacheprovider", *files, "-k", chosen],
         env=os.environ | {"KERAS_BACKEND": name, "REPRO_YOLO_INNER": "1", "JAX_PLATFORMS": "cpu",

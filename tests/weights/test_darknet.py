@@ -7,8 +7,6 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from messages import one_line
-from parity_worker import fill
 
 from repro import backend
 from repro.errors import ReproError
@@ -27,6 +25,8 @@ from repro.models.darknet import (
     stack,
 )
 from repro.weights.darknet import file_layers, read_weights, write_cfg, write_weights
+from tests.parity.parity_worker import fill
+from tests.support.messages import one_line
 
 SIZE = (128, 192)
 WIDTH = 1 / 16
