@@ -8,6 +8,9 @@ from hypothesis import settings
 
 from repro import backend
 
+# before these are imported: what they assert is explained as it is in a test
+pytest.register_assert_rewrite("tests.support")
+
 backend.select()
 settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

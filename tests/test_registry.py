@@ -102,7 +102,7 @@ def test_learns(name, options):
     """The loss of one batch falls, a finite gradient moves every trainable weight and no frozen one, dropout draws."""
     # dropout of half of few channels, six times over, makes SegNet's steps small
     learner = learner_of(name, options, optimizer="adamw", learning_rate=1e-2 if name == "segnet" else 3e-3)
-    learner.jit_compile = False  # compiled steps are compared with these in test_parity.py
+    learner.jit_compile = False  # compiled steps are compared with these in tests/test_parity.py
     network = learner.network
     trainable = {v.path for v in network.trainable_variables}
     before = {v.path: keras.ops.convert_to_numpy(v) for v in network.variables}

@@ -300,7 +300,7 @@ class Augmenting(keras.Model):
 
 
 def test_compiled_it_still_draws_anew_from_its_seed():
-    # TensorFlow draws other numbers compiled than eager; with given numbers test_parity.py compares the two
+    # TensorFlow draws other numbers compiled than eager; with given numbers tests/test_parity.py compares the two
     model = Augmenting(Augment(4, **{**SETTINGS["all"], "grey": 0.0}))
     model.compile(jit_compile=True)
     fresh = ops.convert_to_numpy(model.augment.generator.state)

@@ -110,6 +110,9 @@ def test_smaller_images_are_refused(sketch, size):
         sketch(input_size=size)
 
 
+# its arithmetic
+
+
 def test_scores_are_those_of_numpy():
     """One convolution a block; 37x45 is odd at every pooling but one."""
     model = registry.build("segnet", **SMALL)

@@ -1,4 +1,4 @@
-"""What one backend computes, for test_parity.py: `parity_worker.py BACKEND OUT.npz`.
+"""What one backend computes, for tests/test_parity.py: `parity_worker.py BACKEND OUT.npz`.
 
 Weights, images and augmentation are NumPy's and depend on names alone, so that every difference between two files
 is one of arithmetic. Keys are `case/mode/quantity`, a train step's `case-step/mode/quantity`.

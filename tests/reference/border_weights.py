@@ -2,8 +2,6 @@
 
 import numpy as np
 
-# the weight map
-
 
 def border_reference(instances, w0, sigma):
     """The definition, read slowly: the second term of U-Net, Eq. 2, by a loop over pixels and cells."""

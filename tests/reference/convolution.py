@@ -2,8 +2,6 @@
 
 import numpy as np
 
-# its arithmetic
-
 
 def convolve(x, layer):
     """The definition, read slowly: a 3x3 layer (VGG, Section 2.1), padded by a pixel, in float64."""

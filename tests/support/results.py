@@ -77,8 +77,6 @@ def headline(results):
     return readme.headline(KINDS, results)
 
 
-# --- training and recall
-
 VOC2007 = Dataset(name="voc2007", version="1", split="test", fingerprint="c" * 16, official=True)
 
 

@@ -33,6 +33,8 @@ def fact(name):
     return paper_value("rcnn", name).value
 
 
+# --- regions
+
 TASK = RCNN(search={"width": None, "min_side": 8, "workers": 1}, num_proposals=12)
 
 
