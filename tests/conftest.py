@@ -4,10 +4,13 @@ import gc
 import os
 
 import pytest
-from backend_worker import Worker, compute
 from hypothesis import settings
 
 from repro import backend
+from tests.parity.worker import Worker, compute
+
+# before these are imported: what they assert is explained as it is in a test
+pytest.register_assert_rewrite("tests.support")
 
 backend.select()
 settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True)
@@ -46,7 +49,7 @@ def _memory():
 
 @pytest.fixture(scope="session")
 def computed(tmp_path_factory):
-    """Gives what a backend computes of a module of cases (`backend_worker.compute`), here or in the process of the
+    """Gives what a backend computes of a module of cases (`parity.worker.compute`), here or in the process of the
     other one: call it with the backend's name, the cases' and what they take."""
     folder, here = tmp_path_factory.mktemp("backends"), {}
     workers = {name: Worker(name, folder) for name in backend.installed() if name != backend.name()}

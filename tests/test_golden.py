@@ -4,16 +4,16 @@ import json
 import re
 from pathlib import Path
 
-import golden_data
 import pytest
-from golden_data import GROUPS, difference, problem
 
 from repro import backend
 from repro.models import faster_rcnn, fpn, yolo_v1
 from repro.records import versions
 from repro.records.versions import version_of, versions_of
+from tests.golden import values
+from tests.golden.values import GROUPS, difference, problem
 
-GOLDEN = json.loads(golden_data.FILE.read_text())
+GOLDEN = json.loads(values.FILE.read_text())
 TESTS = Path(__file__).parent
 # random numbers and the last digits are TensorFlow's
 NEEDS_KERAS = ("architectures", "data.augment", "data.jitter", "data.detection", "data.instance", "engine.train")
@@ -21,14 +21,14 @@ NEEDS_KERAS = ("architectures", "data.augment", "data.jitter", "data.detection",
 TIMED = ("detector_speed", "mask_overhead", "nms_speed", "peer", "roi_speed", "search_speed", "speed")
 # the other kinds: where their numbers are tested
 KINDS = {
-    "anchors": "test_yolo_tables.py",
-    "architectures": "test_models.py",
-    "evaluate": "test_detect_eval.py",
-    "gallery": "test_generations.py",
-    "lineage": "test_lineage.py",
-    "majority": "test_metrics.py",
-    "predictions": "test_predictions.py",
-    "train": "test_overfit.py",
+    "anchors": "experiments/test_detector_tables.py",
+    "architectures": "test_registry.py",
+    "evaluate": "experiments/test_evaluate.py",
+    "gallery": "experiments/test_gallery.py",
+    "lineage": "experiments/test_lineage.py",
+    "majority": "experiments/test_majority.py",
+    "predictions": "experiments/test_predictions.py",
+    "train": "tasks/test_learners.py",
 }
 
 
@@ -87,7 +87,7 @@ def test_constants_that_small_networks_do_not_use_are_watched(monkeypatch):
 
 def test_an_architecture_without_values_names_the_command():
     told = problem("architectures", "vgg16", {"losses": [1.0]}, {"architectures": {}})
-    assert told == "vgg16 has no golden values: `python tests/golden_data.py --write`"
+    assert told == "vgg16 has no golden values: `python -m tests.golden.values --write`"
     assert "SMALL" in problem("architectures", "vgg16", {}, {"architectures": {}})
 
 
@@ -109,16 +109,16 @@ def test_the_first_difference_is_told(old, new, told):
 
 def test_values_are_not_written_anew_unless_a_version_was_raised(monkeypatch, tmp_path, capsys):
     file, moved = tmp_path / "golden.json", {"ap": 0.5}
-    monkeypatch.setattr(golden_data, "FILE", file)
-    monkeypatch.setattr(golden_data, "GROUPS", {"modules": (["metrics.coco"], lambda name: moved, lambda name: name)})
-    monkeypatch.setattr("sys.argv", ["golden_data.py", "--write"])
+    monkeypatch.setattr(values, "FILE", file)
+    monkeypatch.setattr(values, "GROUPS", {"modules": (["metrics.coco"], lambda name: moved, lambda name: name)})
+    monkeypatch.setattr("sys.argv", ["values.py", "--write"])
     before = {"modules": {"metrics.coco": {"ap": 0.25}}, "versions": versions_of("metrics.coco")}
     file.write_text(json.dumps(before))
-    assert golden_data.main() == 1
+    assert values.main() == 1
     assert "raise VERSION of metrics.coco (or mend what you broke)" in capsys.readouterr().out
     assert json.loads(file.read_text()) == before
     file.write_text(json.dumps(before | {"versions": {"metrics.coco": 0, "metrics.detection": 1}}))
-    assert golden_data.main() == 0
+    assert values.main() == 0
     assert json.loads(file.read_text()) == {"modules": {"metrics.coco": moved}, "versions": versions_of("metrics.coco")}
 
 
@@ -140,4 +140,4 @@ def test_every_module_with_a_version_is_watched():
 def test_values_were_written_at_todays_versions():
     """Raising a VERSION asks for its values to be written anew."""
     behind = {module for module, version in GOLDEN["versions"].items() if version_of(module) not in (None, version)}
-    assert behind == set(), f"`{golden_data.COMMAND}`"
+    assert behind == set(), f"`{values.COMMAND}`"

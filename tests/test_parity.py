@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from parity_worker import CASES, MODES, NETWORK_MODES, OPS, STEP_CASES
+
+from tests.parity.networks import CASES, MODES, NETWORK_MODES, OPS, STEP_CASES
 
 TOLERANCE = 1e-4
 REFERENCE = ("tensorflow", "eager")
@@ -18,8 +19,8 @@ COMPARISONS = [
 
 @pytest.mark.parametrize(("case", "name", "mode"), COMPARISONS, ids=["-".join(row) for row in COMPARISONS])
 def test_agrees_with_tensorflow_eager(computed, case, name, mode):
-    found = quantities(computed(name, f"parity_worker/{case}"), f"{mode}/")
-    expected = quantities(computed(REFERENCE[0], f"parity_worker/{case}"), f"{REFERENCE[1]}/")
+    found = quantities(computed(name, f"networks/{case}"), f"{mode}/")
+    expected = quantities(computed(REFERENCE[0], f"networks/{case}"), f"{REFERENCE[1]}/")
     assert found.keys() == expected.keys() != set()
     errors, scales = {}, {}
     for key, b in expected.items():

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from messages import one_line
 from scipy.optimize import minimize
 from sklearn.svm import LinearSVC
 
 from repro.errors import ReproError
 from repro.solvers import NEVER, average_iou, feature_scale, kmeans_boxes, ridge_boxes, train_svms
+from tests.reference.boxes import loop_shape_iou
+from tests.support.messages import one_line
 
 DIMENSION = 24
 
@@ -320,16 +321,11 @@ def test_kmeans_recovers_known_clusters(seed, update):
     order = np.argsort(CENTRES.prod(1))
     np.testing.assert_allclose(found, CENTRES[order], rtol=0.03)
     # at the fixed point each centre is the middle of the boxes nearest to it, found by a loop
-    nearest = np.array([np.argmax([loop_iou(size, centre) for centre in found]) for size in sizes])
+    nearest = np.array([np.argmax([loop_shape_iou(size, centre) for centre in found]) for size in sizes])
     for k in range(4):
         middle = getattr(np, update)(sizes[nearest == k], axis=0)
         np.testing.assert_allclose(found[k], middle)
     np.testing.assert_array_equal(found, kmeans_boxes(sizes, 4, seed, update))
-
-
-def loop_iou(a, b):
-    intersection = min(a[0], b[0]) * min(a[1], b[1])
-    return intersection / (a[0] * a[1] + b[0] * b[1] - intersection)
 
 
 def test_kmeans_weighs_small_boxes_as_much_as_large_ones():
@@ -355,7 +351,7 @@ def test_average_iou():
     by_number = [average_iou(sizes, kmeans_boxes(sizes, k)) for k in range(1, 5)]
     assert by_number == sorted(by_number)
     assert by_number[3] > 0.85
-    slow = np.mean([max(loop_iou(size, centre) for centre in CENTRES) for size in sizes])
+    slow = np.mean([max(loop_shape_iou(size, centre) for centre in CENTRES) for size in sizes])
     assert average_iou(sizes, CENTRES) == pytest.approx(slow)
 
 

@@ -16,7 +16,7 @@ from repro import backend
 from repro.engine.checkpoint import load_arrays
 from repro.records.result import read_results
 
-SMALL_SUITE = Path(__file__).with_name("small_suite.py")
+SMALL_SUITE = Path(__file__).parent / "support" / "small_suite.py"
 
 
 def _start(results: Path) -> subprocess.Popen:

@@ -1,0 +1,1 @@
+"""What two backends compute of the same inputs: modules of cases, and the other backend's process."""

@@ -1,0 +1,1 @@
+"""Definitions read slowly: plain loops over what the package computes at once."""
