@@ -1,6 +1,6 @@
 """Train a network, then score its last weights once on the test split."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from repro.experiments.kind import Kind
@@ -17,7 +17,7 @@ VERSION = 1  # raised when its numbers change on purpose: results of another ver
 PLAIN_INITS = ("random", "imagenet")
 
 
-class Train(Training, Kind, tag="train"):
+class Train(Training, Kind, tag="train", frozen=True):
     """The settings of `Training`, and the task. Its tables hold the rows of all that has scores: of evaluations and of
     baselines too."""
 
@@ -41,7 +41,7 @@ class Train(Training, Kind, tag="train"):
         return accuracy.sections(results)
 
     @classmethod
-    def figures(cls, results: Sequence[Result]) -> dict[str, Picture | str]:
+    def figures(cls, results: Sequence[Result]) -> Mapping[str, Picture | str]:
         return accuracy.figures(results)
 
     @classmethod

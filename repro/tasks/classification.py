@@ -31,7 +31,7 @@ class TopK(Evaluator):
         return classification_scores(self._hits[1], self._hits[5] if self._classes >= 5 else None, self._total)
 
 
-class Dense(Task):
+class Dense(Task, frozen=True):
     """What classification and segmentation share: networks that map an image to class scores."""
 
     LATENCY: ClassVar[str] = "one image or tile of the network's input size, XLA, batch 1, after training"
@@ -62,7 +62,7 @@ class Dense(Task):
         return DensePredictor(model, canvas_of(network, data), getattr(self, "tile_margin", None))
 
 
-class Classification(Dense, tag="classification"):
+class Classification(Dense, tag="classification", frozen=True):
     """Classification has no settings of its own."""
 
     TABLE: ClassVar[str] = "classification"

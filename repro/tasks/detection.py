@@ -93,7 +93,7 @@ def chosen_objects(found: dict[str, Any], chosen: np.ndarray) -> dict[str, Any]:
     return entry | ({"masks": [found["masks"][k] for k in chosen]} if "masks" in found else {})
 
 
-class Detection(Task, tag="detection"):
+class Detection(Task, tag="detection", frozen=True):
     """proposals: mode of selective search ("fast" or "quality") for networks that do not propose regions themselves,
     and `search` its other options. training: "joint", or "alternating" for the four steps of Faster R-CNN's Section
     3.2. decoding: options of the model file's `detect`. recall_counts: how many proposals their recall is measured at.
@@ -178,10 +178,8 @@ class Detection(Task, tag="detection"):
             return super().phases(settings, learner, records, seed, steps, num_classes)
         from repro.tasks.alternating import alternate
 
-        return alternate(
-            settings, learner, records, seed, steps, num_classes, names=ALTERNATING, augmentation=self.augmentation,
-            max_boxes=MAX_BOXES,
-        )  # fmt: skip
+        own: dict[str, Any] = {"names": ALTERNATING, "augmentation": self.augmentation, "max_boxes": MAX_BOXES}
+        return alternate(settings, learner, records, seed, steps, num_classes, **own)
 
     def predictor(self, network: Network, data: Data, num_classes: int, channels: int, trained: Any = None) -> Any:
         from repro.tasks.networks import build
@@ -197,13 +195,14 @@ class Detection(Task, tag="detection"):
         """The metrics, and what of a network's boxes becomes a detection."""
         canvas = "x".join(map(str, canvas_of(network, data)))
         return {
-            **detection_protocol(), **coco_protocol(),
+            **detection_protocol(),
+            **coco_protocol(),
             "inference": f"images fitted into {canvas}; boxes mapped back and scored in the original image; one scale, "
             "no flip at test time",
             **({"images": f"the first {data.test_limit} of the split"} if data.test_limit else {}),
             **({"proposals": f"selective search, {self.proposals} mode"} if self.proposals else {}),
             "detections": detections_text(self._thresholds(network)),
-        }  # fmt: skip
+        }
 
     def _thresholds(self, network: Network) -> dict[str, Any]:
         signature = inspect.signature(registry.module_of(network.name).detect)

@@ -41,7 +41,7 @@ class Masks(Boxes):
         return kept | {"instances": Artifact(file=path.name, sha256=sha256_of(path))}
 
 
-class Instance(Detection, tag="instance"):
+class Instance(Detection, tag="instance", frozen=True):
     """As `Detection`. decoding: options of the network for its final boxes (`score_threshold`, `nms_threshold`,
     `max_detections`)."""
 

@@ -54,6 +54,8 @@ class MultiScaleLearner(DetectorLearner):
     """A detector that trains on images of changing size. Batches come on one canvas; `augment`, a `Jitter`, brings them
     to the size of the step. One program is compiled for each size."""
 
+    train_function: Any  # Keras' attribute, which its code leaves untyped
+
     def __init__(self, *settings: Any, batch_size: int, seed: int, sizes: Sequence[int], size_steps: int) -> None:
         super().__init__(*settings, batch_size=batch_size)
         self.sizes, self.size_steps = tuple(sizes), size_steps
@@ -161,10 +163,8 @@ def make_schedule(settings: Training, steps: int) -> Any:
         if settings.burn_in:
             raise ReproError("schedule cosine takes no burn_in", "use warmup with it")
         warmup = round(steps * settings.warmup)
-        rate = schedules.CosineDecay(
-            0.0 if warmup else peak, max(1, steps - warmup), warmup_target=peak if warmup else None,
-            warmup_steps=warmup,
-        )  # fmt: skip
+        start, target = (0.0, peak) if warmup else (peak, None)
+        rate = schedules.CosineDecay(start, max(1, steps - warmup), warmup_target=target, warmup_steps=warmup)
     grown = round(steps * settings.burn_in)
     return BurnIn(rate, peak, grown) if grown else rate
 

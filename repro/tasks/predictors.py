@@ -1,5 +1,6 @@
 """A network as it is used: from batches of records to predictions, image by image, as one compiled program."""
 
+import abc
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,9 +30,11 @@ class Predictor:
         """Take over the weights of the network that was trained."""
         copy_weights(trained, self.network)
 
+    @abc.abstractmethod
     def outputs(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the program gives for a batch of records, as NumPy."""
 
+    @abc.abstractmethod
     def prediction(self, outputs: dict[str, np.ndarray], record: dict[str, np.ndarray], index: int) -> dict[str, Any]:
         """The prediction for one record of a batch."""
 
@@ -66,7 +69,7 @@ class DensePredictor(Predictor):
 
     def __init__(self, network: keras.Model, canvas: tuple[int, int], tile_margin: int | None = None) -> None:
         super().__init__(network)
-        self.canvas = tuple(canvas)
+        self.canvas = canvas
         self.kept = _kept(network, self.canvas, tile_margin)
         self.batch_size = 1 if self.kept else 8
 
@@ -140,9 +143,9 @@ class DetectorPredictor(Predictor):
         found: dict[str, Any] = {name: outputs[name][index, :count] for name in ("scores", "classes")}
         found["boxes"] = rescale(outputs["boxes"][index, :count], *sizes)
         if "masks" in outputs:
-            original = tuple(map(int, sizes[1]))
+            height, width = map(int, record["original_size"])
             pairs = zip(outputs["masks"][index, :count], found["boxes"], strict=True)
-            found["masks"] = [encode_rle(paste_mask(mask, box, original)) for mask, box in pairs]
+            found["masks"] = [encode_rle(paste_mask(mask, box, (height, width))) for mask, box in pairs]
         if "proposals" in outputs:
             chosen = outputs["proposals"][index][outputs["proposal_valid"][index]]
         elif "proposals" in record:  # selective search's

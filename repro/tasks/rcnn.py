@@ -48,7 +48,7 @@ class Variants(Boxes):
         return {f"stage.{name}": values[1:] or values for name, values in self._seconds.items()}
 
 
-class RCNN(Dense, tag="rcnn"):
+class RCNN(Dense, tag="rcnn", frozen=True):
     """proposals: mode of selective search and `search` its other options; num_proposals: what it gives; svm_cache: the
     negatives that an SVM keeps at most (None: no limit, as released)."""
 
@@ -63,10 +63,8 @@ class RCNN(Dense, tag="rcnn"):
     def records(self, network: Network, data: Data, dataset: Any, split: str, limit: int | None = None) -> Any:
         from repro.tasks.regions import Images
 
-        return Images(
-            dataset, split, canvas_of(network, data), self.proposals, self.num_proposals, limit=limit,
-            search=self.search,
-        )  # fmt: skip
+        size, count = canvas_of(network, data), self.num_proposals
+        return Images(dataset, split, size, self.proposals, count, limit=limit, search=self.search)
 
     def training_records(self, records: Any, seed: int) -> Any:
         from repro.tasks.regions import RegionRecords
@@ -95,11 +93,11 @@ class RCNN(Dense, tag="rcnn"):
     def extra_weights(self, predictor: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
         """The SVMs, their scales, and the regressions there are."""
         solved = predictor.solved
-        return {
-            "svm/weights": solved["weights"], "svm/bias": solved["bias"],
-            "svm/scales": np.array([solved["scale"], solved["box_scale"]], "float32"),
-            **{f"boxes/{name}": value for name, value in zip(names, solved["boxes"], strict=True) if value is not None},
-        }  # fmt: skip
+        scales = np.array([solved["scale"], solved["box_scale"]], "float32")
+        found = {
+            f"boxes/{name}": value for name, value in zip(names, solved["boxes"], strict=True) if value is not None
+        }
+        return {"svm/weights": solved["weights"], "svm/bias": solved["bias"], "svm/scales": scales, **found}
 
     def evaluator(self, dataset: Any, split: str, count: int, curve: bool = False) -> Evaluator:
         return Variants(dataset, split)
@@ -110,7 +108,8 @@ class RCNN(Dense, tag="rcnn"):
 
         side = "x".join(map(str, canvas_of(network, data)))
         return {
-            **detection_protocol(), **coco_protocol(),
+            **detection_protocol(),
+            **coco_protocol(),
             **({"images": f"the first {data.test_limit} of the split"} if data.test_limit else {}),
             "proposals": f"selective search, {self.proposals} mode",
             "inference": f"{self.num_proposals} proposals warped to {side}",
@@ -120,7 +119,7 @@ class RCNN(Dense, tag="rcnn"):
             "feature_bytes": "fc7 of the proposals and their overlaps with the objects, float16, an image on the disk",
             "map_unrefined": "without box regression",
             "map_softmax": "fine-tuning's softmax in place of the SVMs, without box regression",
-        }  # fmt: skip
+        }
 
     def scored_records(self, network: Network, data: Data, dataset: Any, split: str) -> Any:
         """Raise ReproError: a weight file alone is no R-CNN."""

@@ -64,7 +64,8 @@ class Overlap(Evaluator):
         self._confusion = np.zeros((len(self._names), len(self._names)), "int64")
         self._segments = None if curve else dataset.info.segments_class
         self._rand = None if self._segments is None else RandScore()
-        self._shown, self._maps = sample_indices(count), []
+        self._shown = sample_indices(count)
+        self._maps: list[np.ndarray] = []
 
     def add(self, index: int, prediction: dict[str, Any], record: dict[str, np.ndarray]) -> None:
         """prediction: scores [h,w,K]; record: valid_size and, for curves, semantic."""
@@ -79,7 +80,7 @@ class Overlap(Evaluator):
             truth = self._dataset.sample(self._split, index).semantic
         scores = resized(scores, valid, truth.shape)
         self._confusion += confusion_matrix(truth, labels_of(scores), len(self._names))
-        if self._rand:
+        if self._rand and self._segments is not None:
             self._rand.add(truth == self._segments, probability_of(scores, self._segments))
 
     def metrics(self) -> dict[str, Any]:
@@ -93,7 +94,7 @@ class Overlap(Evaluator):
         return {"samples": Artifact(file=path.name, sha256=sha256_of(path))}
 
 
-class Segmentation(Dense, tag="segmentation"):
+class Segmentation(Dense, tag="segmentation", frozen=True):
     """tile_margin: None scores whole images; a number scores by overlapping tiles, of whose outputs so many pixels at
     each side are dropped."""
 
