@@ -42,9 +42,11 @@ class Gallery(Kind, tag="gallery", frozen=True):
     precision: str = "float32"
 
     def needs(self) -> tuple[str, ...]:
+        """The experiments of its members."""
         return tuple(self.members)
 
     def networks_used(self) -> tuple[str, ...]:
+        """The networks of its members."""
         return tuple(self.members.values())
 
     def modules(self) -> tuple[str, ...]:

@@ -78,8 +78,8 @@ def _rows(entry: Pool) -> list[Row]:
 def _row(entry: Pool, model: str) -> Row:
     boxes, masks = (pooled_timing(entry.results, f"{model}.{branch}") for branch in ("boxes", "masks"))
     without, card = (entry.first.metrics["networks"][f"{model}.{branch}"] for branch in ("boxes", "masks"))
-    assert boxes is not None, "every run times both"
-    assert masks is not None, "every run times both"
+    assert boxes is not None  # every run times both
+    assert masks is not None  # every run times both
     overhead = 100 * (masks.median / boxes.median - 1)
     row = row_of(entry, "O")
     row.cells |= card_cells(card) | {"model": model, "boxes": timing_text(boxes), "masks": timing_text(masks)}

@@ -28,9 +28,11 @@ class Train(Training, Kind, tag="train", frozen=True):
     task: AnyTask
 
     def needs(self) -> tuple[str, ...]:
+        """The experiment that it starts from, if any."""
         return () if self.init in PLAIN_INITS else (self.init,)
 
     def run(self, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
+        """Train and score every seed, see `repro.engine.train`. The step compiles once."""
         from repro.engine.train import train
 
         yield from train(self, self.task, runs, progress)
@@ -42,8 +44,10 @@ class Train(Training, Kind, tag="train", frozen=True):
 
     @classmethod
     def figures(cls, results: Sequence[Result]) -> Mapping[str, Picture | str]:
+        """Curves, speed against accuracy, galleries, and the long tables of costs and classes."""
         return accuracy.figures(results)
 
     @classmethod
     def headline(cls, results: Sequence[Result]) -> list[list[str]]:
+        """The best row of each model, data set, split and start, of every task."""
         return readme.accuracy_rows(results)

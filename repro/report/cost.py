@@ -157,8 +157,8 @@ def _points(members: Sequence[tuple[Pool, Cost]], task: str, across_inputs: bool
         used.add(label)
         seeds = [100 * r.metrics[headline] for r in entry.results if r.metrics[headline] is not None]
         score, latency = entry.score(headline), cost.latency
-        assert score is not None, "rows without one were left out"
-        assert latency is not None, "rows without one were left out"
+        assert score is not None  # rows without one were left out
+        assert latency is not None  # rows without one were left out
         mean, low, high = rounded((100 * score.mean, min(seeds), max(seeds)))
         median, p5, p95 = rounded((latency.median, latency.p5, latency.p95))
         found.append(Point(label, first.model, (median, p5, p95), (mean, low, high)))

@@ -45,6 +45,7 @@ class Boxes(Evaluator):
         self.predictions.append(prediction)
 
     def metrics(self) -> dict[str, Any]:
+        """The scores against the objects of as many images as there are predictions."""
         return self.scores(objects_of(self._dataset, self._split, len(self.predictions), masks=self._masks))
 
     def scores(self, objects: Objects) -> dict[str, Any]:
@@ -152,6 +153,7 @@ class Detection(Task, tag="detection", frozen=True):
         return Mirror(seed) if settings.augment.get("flip") else None
 
     def learner(self, settings: Training, num_classes: int, seed: int, steps: int, records: Any) -> Any:
+        """As `Task.learner`: the network and the learner of `trained`, built on the first record."""
         from repro.tasks.learners import compiled
         from repro.tasks.networks import build
 
@@ -169,11 +171,13 @@ class Detection(Task, tag="detection", frozen=True):
         return network, DetectorLearner
 
     def phase_names(self) -> tuple[str, ...]:
+        """One without a name, or the four steps of alternating training."""
         return ALTERNATING if self.training == "alternating" else super().phase_names()
 
     def phases(
         self, settings: Training, learner: Any, records: Any, seed: int, steps: int, num_classes: int
     ) -> Iterator[Phase]:
+        """All layers at once, or the four steps of `repro.tasks.alternating`."""
         if self.training == "joint":
             return super().phases(settings, learner, records, seed, steps, num_classes)
         from repro.tasks.alternating import alternate
@@ -182,6 +186,7 @@ class Detection(Task, tag="detection", frozen=True):
         return alternate(settings, learner, records, seed, steps, num_classes, **own)
 
     def predictor(self, network: Network, data: Data, num_classes: int, channels: int, trained: Any = None) -> Any:
+        """As `Task.predictor`, with weights of its own: training heads are not those of inference."""
         from repro.tasks.networks import build
         from repro.tasks.predictors import DetectorPredictor
 
@@ -189,6 +194,7 @@ class Detection(Task, tag="detection", frozen=True):
         return DetectorPredictor(model, registry.module_of(network.name).detect, self.decoding)
 
     def evaluator(self, dataset: Any, split: str, count: int, curve: bool = False) -> Evaluator:
+        """Average precisions, `Boxes`; for curves without the recall of proposals."""
         return Boxes(dataset, split, () if curve else self.recall_counts)
 
     def protocol(self, network: Network, data: Data, info: Info) -> dict[str, Any]:
@@ -252,7 +258,11 @@ def detections_text(options: dict[str, Any]) -> str:
 
 
 def coco_results(image_id: int | str, objects: dict[str, Any], categories: Sequence[int]) -> list[dict[str, Any]]:
-    """COCO's results of an image: bbox as x, y, width, height; segmentation as compressed run lengths."""
+    """COCO's results of an image: bbox as x, y, width, height; segmentation as compressed run lengths.
+
+    >>> coco_results(7, {"boxes": [[1, 2, 4, 8]], "scores": [0.5], "classes": [0]}, categories=(18,))
+    [{'image_id': 7, 'category_id': 18, 'bbox': [1.0, 2.0, 3.0, 6.0], 'score': 0.5}]
+    """
     answers = []
     for index, (x1, y1, x2, y2) in enumerate(np.asarray(objects["boxes"], float).round(2).tolist()):
         entry = {

@@ -72,9 +72,11 @@ class Instance(Detection, tag="instance", frozen=True):
         return DetectorPredictor(model, registry.module_of(network.name).detect, {})
 
     def evaluator(self, dataset: Any, split: str, count: int, curve: bool = False) -> Evaluator:
+        """Average precisions of boxes and masks, `Masks`."""
         return Masks(dataset, split, () if curve else self.recall_counts, masks=True)
 
     def protocol(self, network: Network, data: Data, info: Info) -> dict[str, Any]:
+        """As of boxes, with how masks are made and scored."""
         words = super().protocol(network, data, info) | instance_protocol()
         words["inference"] = words["inference"].replace("boxes mapped", "boxes and masks mapped")
         words["detections"] += "; masks cut at 0.5"

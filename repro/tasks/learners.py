@@ -134,7 +134,12 @@ def adopt(learner: Learner, fresh: Learner) -> None:
 class BurnIn(keras.optimizers.schedules.LearningRateSchedule):
     """A rate that grows with the fourth power of the step for `steps` steps (Darknet's get_current_rate, src/network.c;
     the first step is number 1), and is that of `after` from then on: a number, or a schedule, which has gone on all
-    the while."""
+    the while.
+
+    >>> rate = BurnIn(0.1, peak=0.1, steps=2)
+    >>> [round(float(rate(step)), 5) for step in range(3)]
+    [0.00625, 0.1, 0.1]
+    """
 
     def __init__(self, after: Any, peak: float, steps: int) -> None:
         super().__init__()
@@ -147,6 +152,7 @@ class BurnIn(keras.optimizers.schedules.LearningRateSchedule):
         return ops.where(number < self.steps, growing, ops.cast(after, "float32"))
 
     def get_config(self) -> dict[str, Any]:
+        """The arguments it was made with."""
         return {"after": self.after, "peak": self.peak, "steps": self.steps}
 
 

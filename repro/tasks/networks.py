@@ -85,7 +85,7 @@ def card_of(model: keras.Model, name: str, settings: Network) -> dict[str, Any]:
     entry = registry.architecture(name)
     card: dict[str, Any] = {"model": name, "variant": settings.variant or entry.variants[0]}
     card |= {"width": settings.width, "depth": settings.depth, "input_size": list(image_shape(model)[:2])}
-    card |= {"num_classes": settings.num_classes or entry.num_classes}
+    card["num_classes"] = settings.num_classes or entry.num_classes
     return card | {"params": parameter_count(model), "flops": flops(model)}
 
 

@@ -83,6 +83,7 @@ class DensePredictor(Predictor):
         return {"scores": scores[None]}
 
     def prediction(self, outputs: dict[str, np.ndarray], record: dict[str, np.ndarray], index: int) -> dict[str, Any]:
+        """`scores` float32, [K] or [h,w,K]."""
         return {"scores": outputs["scores"][index]}
 
     def _forward(self, images: np.ndarray) -> np.ndarray:
@@ -90,6 +91,7 @@ class DensePredictor(Predictor):
         return np.asarray(ops.convert_to_numpy(backend.forward(self.network, "xla")(tensor)["scores"]), "float32")
 
     def example(self, records: Any) -> tuple[Callable[[Any], Any], Any]:
+        """The network, and uniform noise [1,H,W,C] of its input size."""
         shape = (1, *self.network.input_shape[1:])
         images = np.random.default_rng(0).uniform(0, 255, shape).astype("float32")
         return backend.forward(self.network, "xla"), backend.to_device(images)
@@ -135,10 +137,12 @@ class DetectorPredictor(Predictor):
         self.detector = Detector(network, detect, options)
 
     def outputs(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What `Detector.call` gives, in pixels of the network's input."""
         tensors = {name: ops.convert_to_tensor(values) for name, values in batch.items()}
         return to_numpy(backend.forward(self.detector, "xla")(tensors))
 
     def prediction(self, outputs: dict[str, np.ndarray], record: dict[str, np.ndarray], index: int) -> dict[str, Any]:
+        """What was found, in pixels of the original image; padding is gone."""
         sizes, count = (record["valid_size"], record["original_size"]), int(outputs["count"][index])
         found: dict[str, Any] = {name: outputs[name][index, :count] for name in ("scores", "classes")}
         found["boxes"] = rescale(outputs["boxes"][index, :count], *sizes)
@@ -155,6 +159,7 @@ class DetectorPredictor(Predictor):
         return found | {"proposals": rescale(chosen, *sizes)}
 
     def example(self, records: Any) -> tuple[Callable[[Any], Any], Any]:
+        """The detector, and the first record."""
         batch = {name: backend.to_device(value[None]) for name, value in records[0].items()}
         return backend.forward(self.detector, "xla"), batch
 

@@ -45,6 +45,7 @@ class Variants(Boxes):
         return super().scores(objects) | lesser
 
     def seconds(self) -> dict[str, list[float]]:
+        """The seconds of each stage, `stage.<name>`, without the first image where there are more: it compiles."""
         return {f"stage.{name}": values[1:] or values for name, values in self._seconds.items()}
 
 
@@ -61,17 +62,20 @@ class RCNN(Dense, tag="rcnn", frozen=True):
     svm_cache: int | None = None
 
     def records(self, network: Network, data: Data, dataset: Any, split: str, limit: int | None = None) -> Any:
+        """Whole images with their proposals, `repro.tasks.regions.Images`."""
         from repro.tasks.regions import Images
 
         size, count = canvas_of(network, data), self.num_proposals
         return Images(dataset, split, size, self.proposals, count, limit=limit, search=self.search)
 
     def training_records(self, records: Any, seed: int) -> Any:
+        """Warped regions with their labels, `repro.tasks.regions.RegionRecords`."""
         from repro.tasks.regions import RegionRecords
 
         return RegionRecords(records, seed)
 
     def predictor(self, network: Network, data: Data, num_classes: int, channels: int, trained: Any = None) -> Any:
+        """A `RegionPredictor` with weights of its own; `complete` gives it SVMs and regressions."""
         from repro.tasks.networks import build
         from repro.tasks.regions import RegionPredictor
 
@@ -100,9 +104,11 @@ class RCNN(Dense, tag="rcnn", frozen=True):
         return {"svm/weights": solved["weights"], "svm/bias": solved["bias"], "svm/scales": scales, **found}
 
     def evaluator(self, dataset: Any, split: str, count: int, curve: bool = False) -> Evaluator:
+        """Average precisions of the three forms, `Variants`."""
         return Variants(dataset, split)
 
     def protocol(self, network: Network, data: Data, info: Info) -> dict[str, Any]:
+        """The metrics, what becomes a detection, and what the lesser forms leave out."""
         from repro.models.rcnn import NMS_IOU
         from repro.tasks.regions import SVM_THRESHOLD
 

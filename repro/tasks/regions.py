@@ -168,6 +168,7 @@ class RegionPredictor(Predictor):
         return found
 
     def prediction(self, outputs: dict[str, Any], record: dict[str, np.ndarray], index: int) -> dict[str, Any]:
+        """What `outputs` gives: a batch is one image."""
         return outputs
 
     def classify(self, outputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -199,6 +200,7 @@ class RegionPredictor(Predictor):
         return {key: found[key][0, : int(found["count"][0])] for key in ("boxes", "scores", "classes")}
 
     def cost(self) -> dict[str, int]:
+        """Parameters of the network, and its operations for all proposals of an image."""
         cost = super().cost()
         return cost | {"flops": self.num_proposals * cost["flops"]}
 

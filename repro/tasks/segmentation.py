@@ -84,6 +84,7 @@ class Overlap(Evaluator):
             self._rand.add(truth == self._segments, probability_of(scores, self._segments))
 
     def metrics(self) -> dict[str, Any]:
+        """As `segmentation_scores` gives them, with the Rand score where there is one."""
         return segmentation_scores(self._confusion, self._names) | (self._rand.result() if self._rand else {})
 
     def samples(self, run: Run, predictor: Any, records: Any) -> dict[str, Artifact]:
@@ -104,6 +105,7 @@ class Segmentation(Dense, tag="segmentation", frozen=True):
     tile_margin: int | None = None
 
     def class_names(self, info: Info) -> tuple[str, ...]:
+        """The classes of pixels, the background among them where it is labelled."""
         return info.semantic_classes
 
     def measured(self, settings: Training, dataset: Any) -> tuple[Training, dict[str, Any]]:
@@ -122,6 +124,7 @@ class Segmentation(Dense, tag="segmentation", frozen=True):
         return decoded(dataset, split, canvas_of(network, data), self.name, limit=limit)
 
     def evaluator(self, dataset: Any, split: str, count: int, curve: bool = False) -> Evaluator:
+        """One confusion matrix over all pixels, `Overlap`."""
         return Overlap(dataset, split, count, curve)
 
     def protocol(self, network: Network, data: Data, info: Info) -> dict[str, Any]:
@@ -136,6 +139,7 @@ class Segmentation(Dense, tag="segmentation", frozen=True):
         return words
 
     def picture_records(self, images: Sequence[np.ndarray], network: Network, data: Data) -> list[dict]:
+        """Images fitted into the canvas."""
         return [letterbox(Sample("", image, label=0), canvas_of(network, data)) for image in images]
 
     def answer(self, image: np.ndarray, prediction: dict[str, Any], record: dict[str, np.ndarray]) -> dict[str, Any]:

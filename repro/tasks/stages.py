@@ -48,6 +48,7 @@ class Call(keras.Model):
         self.built = True  # JAX asks
 
     def call(self, inputs, training=False):
+        """What the function makes of the inputs."""
         return self.function(inputs)
 
 

@@ -12,7 +12,11 @@ Forward = Callable[[np.ndarray], np.ndarray]
 def kept_size(input_size: tuple[int, int], output_size: tuple[int, int], margin: int) -> tuple[int, int]:
     """(height, width) of what is kept of each tile's output once `margin` pixels are dropped at each side.
 
-    Raises ReproError when nothing is left, or when input and output cannot share a centre."""
+    Raises ReproError when nothing is left, or when input and output cannot share a centre.
+
+    >>> kept_size((572, 572), (388, 388), 32)  # U-Net as published
+    (324, 324)
+    """
     for length, out in zip(input_size, output_size, strict=True):
         if (length - out) % 2 or out > length:
             raise ReproError(
