@@ -28,7 +28,7 @@ class Architectures(Kind, tag="architectures", frozen=True):
     TABLES: ClassVar[tuple[TableInfo, ...]] = (TableInfo("architectures", "Architectures", (_CAPTION,)),)
 
     def networks_used(self) -> tuple[str, ...]:
-        """All there are."""
+        """Every architecture of the registry."""
         return tuple(registry.ARCHITECTURES)
 
     def run(self, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:

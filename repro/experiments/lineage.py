@@ -56,7 +56,9 @@ class Lineage(Timed, tag="lineage", kw_only=True, frozen=True):
 
     SUBJECT: ClassVar[str] = "rcnn"  # the first of the line stands for all
     MODULES: ClassVar[tuple[str, ...]] = (
-        *("models.rcnn", "models.fast_rcnn", "models.faster_rcnn"),
+        "models.rcnn",
+        "models.fast_rcnn",
+        "models.faster_rcnn",
         "proposals.selective_search",
     )
     TABLES: ClassVar[tuple[TableInfo, ...]] = (
