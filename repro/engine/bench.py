@@ -30,7 +30,8 @@ def best_throughput(
 
     The batches grow until one is too slow for its share of the seconds or does not fit in memory, which `fits` may
     foresee. Raises what the first batch raises, and every error but a full memory."""
-    best, share = None, seconds / len(batches)
+    share = seconds / len(batches)
+    best: tuple[Timing, int] | None = None
     for batch in batches:
         if best is not None and fits is not None and not fits(batch):
             break
@@ -47,4 +48,5 @@ def best_throughput(
             best = Timing(median=median, p5=p5, p95=p95, n=latency.n, unit="images/s"), batch
         if latency.median / 1e3 * MINIMUM_REPETITIONS > share:
             break
+    assert best is not None  # the first batch is timed, or raises
     return best

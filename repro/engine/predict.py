@@ -49,7 +49,10 @@ def answers(card: Card, network: Network, images: Sequence[np.ndarray], weights:
     network: that of the card, or it at another input size."""
     data = card.data if network is card.network else msgspec.structs.replace(card.data, size=None)
     records = card.task.picture_records(images, network, data)
-    predictor = card.task.predictor(network, data, network.num_classes, network.channels)
+    classes, channels = network.num_classes, network.channels
+    assert classes is not None  # the card of a weight file says both
+    assert channels is not None  # the card of a weight file says both
+    predictor = card.task.predictor(network, data, classes, channels)
     checkpoint.load_weights(predictor.network, checkpoint.load_arrays(weights)[0], str(weights))
     for image, (prediction, record) in zip(images, predictor.predict(records), strict=True):
         yield card.task.answer(image, prediction, record)

@@ -78,7 +78,7 @@ def _keras_applications(network: keras.Model, name: str, copy: Any) -> Init:
     note = f"{copy(network, source)} layers of keras.applications.{name}"
     digest = hashlib.sha256()
     for array in source.get_weights():
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return Init(source="imagenet", sha256=digest.hexdigest(), note=note)
 
 

@@ -20,7 +20,8 @@ from repro.files import sha256_of
 from repro.records.result import Init, Timing, Xla
 from repro.records.run import Outcome, Progress, Run, dataset_of
 from repro.records.settings import Data
-from repro.tasks.base import Phase, Task, Training, input_size_of
+from repro.tasks import AnyTask
+from repro.tasks.base import Phase, Training, input_size_of
 from repro.tasks.learners import adopt, state_variables
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
@@ -31,7 +32,7 @@ SEGMENT_STEPS = 500
 READ_STEPS, READ_SECONDS = 20, 1.0
 
 
-def train(settings: Training, task: Task, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
+def train(settings: Training, task: AnyTask, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
     """Train and score every run; the step compiles once. Yields an outcome a run.
 
     Raises ReproError for settings that cannot be, and FloatingPointError when a loss is not finite."""
@@ -85,9 +86,8 @@ def train(settings: Training, task: Task, runs: Sequence[Run], progress: Progres
         scoring = (time.perf_counter() - started) / len(test)
         images = round(sum(history["images"]))
         del history["images"]
-        metrics |= more | predictor.cost() | {
-            "train_images": len(records[data.train]), "chain_images_seen": images + seen,
-        }  # fmt: skip
+        metrics |= more | predictor.cost()
+        metrics |= {"train_images": len(records[data.train]), "chain_images_seen": images + seen}
         weights = run.folder / "weights.safetensors"
         arrays = checkpoint.weights_of(predictor.network) | task.extra_weights(predictor, names)
         checkpoint.save_arrays(weights, arrays, card_of(settings, task, run, len(names), dataset.info))
@@ -184,9 +184,13 @@ class _Watch(keras.callbacks.CallbackList):
 
 
 def fit(
-    phase: Phase, settings: Training, run: Run, steps: int, validate: Callable[[], dict[str, float]] | None,
+    phase: Phase,
+    settings: Training,
+    run: Run,
+    steps: int,
+    validate: Callable[[], dict[str, float]] | None,
     report: Progress,
-) -> dict[str, list[float]]:  # fmt: skip
+) -> dict[str, list[float]]:
     """Train a phase to its last step, from the run's checkpoint if it has one. Returns the history by epoch.
 
     `validate` gives the scores of the curve, every `val_every` epochs and at the end."""
@@ -194,7 +198,8 @@ def fit(
     epoch_steps = max(1, math.ceil(len(records) / settings.batch_size))
     interval = min(epoch_steps, SEGMENT_STEPS)
     path = run.checkpoint(phase.name)
-    step, history = 0, {"epoch": [], "loss": [], "seconds": [], "images": [], "images_per_s": [], "val_epoch": []}
+    step, names = 0, ("epoch", "loss", "seconds", "images", "images_per_s", "val_epoch")
+    history: dict[str, list[float]] = {name: [] for name in names}
     if path.exists():
         state, card = checkpoint.load_arrays(path)
         checkpoint.restore(state_variables(learner), state, str(path))
@@ -242,13 +247,12 @@ def latency_of(predictor: Any, records: Any) -> dict[str, Timing]:
     return {"latency.xla": timings["xla"]}
 
 
-def card_of(settings: Training, task: Task, run: Run, num_classes: int, info: Any) -> dict[str, Any]:
+def card_of(settings: Training, task: AnyTask, run: Run, num_classes: int, info: Any) -> dict[str, Any]:
     """What weights say of themselves."""
     network, data = settings.network, settings.data
-    whole = msgspec.structs.replace(
-        network, input_size=input_size_of(network), num_classes=network.num_classes or num_classes,
-        channels=network.channels or info.channels,
-    )  # fmt: skip
+    classes, channels = network.num_classes or num_classes, network.channels or info.channels
+    size = input_size_of(network)
+    whole = msgspec.structs.replace(network, input_size=size, num_classes=classes, channels=channels)
     shown = Data(name=data.name, options=data.options, size=data.size)
     card = checkpoint.Card(network=whole, task=task, data=shown, run=f"{run.experiment}/{run.run_id}")
     return msgspec.to_builtins(card)

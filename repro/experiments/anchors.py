@@ -4,7 +4,7 @@ Redmon & Farhadi, "YOLO9000: Better, Faster, Stronger", CVPR 2017, Section 2, Fi
 """
 
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,7 +44,7 @@ _PRINTED_CANVAS = (416, 416)
 _SHOWN_CENTRES = (5, 9)
 
 
-class Anchors(Kind, tag="anchors"):
+class Anchors(Kind, tag="anchors", frozen=True):
     """Cluster the sizes of a data set's boxes under 1 - IoU (YOLO v2, Section 2), for each k; `size`: (height, width)
     images are fitted into."""
 
@@ -82,9 +82,11 @@ class Anchors(Kind, tag="anchors"):
                     "clusters": clusters,
                     "hand_picked": {"count": len(hand), "average_iou": average_iou(sizes["faster_rcnn"], hand)},
                 },
-                protocol=_protocol(self), dataset=dataset_of(dataset, self.data.train), input_size=self.size,
+                protocol=_protocol(self),
+                dataset=dataset_of(dataset, self.data.train),
+                input_size=self.size,
                 deterministic=True,
-            )  # fmt: skip
+            )
 
     @classmethod
     def sections(cls, results: Sequence[Result]) -> dict[str, list[Section]]:
@@ -93,7 +95,8 @@ class Anchors(Kind, tag="anchors"):
         return {"anchors": [section for entry in pools for section in _sections(entry)]}
 
     @classmethod
-    def figures(cls, results: Sequence[Result]) -> dict[str, Picture]:
+    def figures(cls, results: Sequence[Result]) -> Mapping[str, Picture | str]:
+        """Average IoU against k."""
         picture = _figure(_pools(results))
         return {"anchors.png": picture} if picture else {}
 
@@ -172,8 +175,9 @@ def _pools(results: Sequence[Result]) -> list[Pool]:
     """The clusters of one data set and canvas, pooled over seeds and machines."""
 
     def key(r: Result) -> tuple[Any, ...]:
-        data = (r.dataset.name, r.dataset.split, r.dataset.fingerprint, r.dataset.official)
-        return (r.scale, r.experiment, *data, r.config_hash, tuple(sorted(r.versions.items())))
+        data = r.require_dataset()
+        which = (data.name, data.split, data.fingerprint, data.official)
+        return (r.scale, r.experiment, *which, r.config_hash, tuple(sorted(r.versions.items())))
 
     return pooling.pool(of_kind(results, Anchors), key)
 
@@ -182,7 +186,7 @@ def _sections(entry: Pool) -> list[Section]:
     shown = columns("id:row", "k", "by", "input:canvas*", "boxes*", "seeds*", "fitted:average IoU %, fitted")
     shown += (*columns("stretched:average IoU %, stretched", "paper:paper"), *CODE)
     first = entry.first
-    title = heading(first.scale, f"{data_title(first)}, {first.dataset.split}")
+    title = heading(first.scale, f"{data_title(first)}, {first.require_dataset().split}")
     rows = [_iou_row(entry, k, "k-means") for k in sorted(map(int, first.metrics["clusters"]))]
     rows.append(_iou_row(entry, first.metrics["hand_picked"]["count"], "hand"))
     notes = (*pooling.protocol_notes([entry], "K"), *_printed_note())
@@ -194,33 +198,30 @@ def _averages(entry: Pool, k: int, name: str = "average_iou") -> Estimate | None
 
 
 def _iou_row(entry: Pool, k: int, by: str) -> Row:
-    first = entry.first
+    first, data = entry.first, entry.first.require_dataset()
     if by == "hand":
         fitted, stretched = estimate(entry.results, lambda r: r.metrics["hand_picked"]["average_iou"]), None
         printed = _printed_iou(_PRINTED_HAND_PICKED, first)
     else:
         fitted, stretched = _averages(entry, k), _averages(entry, k, "average_iou_stretched")
         printed = _printed_iou(_PRINTED_IOU.get(k, ""), first)
-    cells = {
-        "id": entry.row_id("K"), "k": str(k), "by": "hand-picked, Faster R-CNN" if by == "hand" else "k-means",
-        "input": size_text(first.input_size), "boxes": f"{first.metrics['boxes']:,d}", "seeds": str(len(entry.seeds)),
-        "fitted": fitted.percent() if fitted else "", "stretched": stretched.percent() if stretched else "",
-        "paper": fixed(printed, "g"), "code": "stale" if entry.code == "stale" else "",
-    }  # fmt: skip
-    values = {
-        "experiment": first.experiment, "dataset": first.dataset.name, "dataset_split": first.dataset.split,
-        "scale": first.scale, "canvas": cells["input"], "boxes": first.metrics["boxes"], "k": k, "by": by,
-        "average_iou": fitted.mean if fitted else None, "average_iou_std": fitted.std if fitted else None,
-        "average_iou_stretched": stretched.mean if stretched else None,
-        "paper_average_iou": None if printed is None else printed / 100, "seeds": len(entry.seeds),
-        "code": entry.code,
-    }  # fmt: skip
+    cells = {"id": entry.row_id("K"), "k": str(k), "input": size_text(first.input_size)}
+    cells |= {"by": "hand-picked, Faster R-CNN" if by == "hand" else "k-means", "paper": fixed(printed, "g")}
+    cells |= {"boxes": f"{first.metrics['boxes']:,d}", "seeds": str(len(entry.seeds))}
+    cells |= {"fitted": fitted.percent() if fitted else "", "stretched": stretched.percent() if stretched else ""}
+    cells["code"] = "stale" if entry.code == "stale" else ""
+    values: dict[str, Any] = {"experiment": first.experiment, "dataset": data.name, "dataset_split": data.split}
+    values |= {"scale": first.scale, "canvas": cells["input"], "boxes": first.metrics["boxes"], "k": k, "by": by}
+    values |= {"average_iou": fitted.mean if fitted else None, "average_iou_std": fitted.std if fitted else None}
+    values |= {"average_iou_stretched": stretched.mean if stretched else None}
+    values |= {"paper_average_iou": None if printed is None else printed / 100}
+    values |= {"seeds": len(entry.seeds), "code": entry.code}
     return Row(cells["id"], cells, values, entry.files)
 
 
 def _printed_iou(key: str, result: Result) -> float | None:
     """What the paper prints, in %; it stands beside its own kind of data alone."""
-    fact = facts.find_fact(key) if result.dataset.name.startswith("voc") else None
+    fact = facts.find_fact(key) if result.require_dataset().name.startswith("voc") else None
     return fact.value if fact else None
 
 
@@ -254,7 +255,8 @@ def _centre_sections(entry: Pool, title: str) -> list[Section]:
 
 def _printed_centres(result: Result, k: int) -> tuple[list[list[float]], str]:
     """The authors' anchors of this data set in pixels, smallest area first, and where they stand."""
-    kinds = [name for name, count in _PRINTED_CENTRES if count == k and result.dataset.name.startswith(name)]
+    data = result.require_dataset().name
+    kinds = [name for name, count in _PRINTED_CENTRES if count == k and data.startswith(name)]
     if not kinds or result.input_size != _PRINTED_CANVAS:
         return [], ""
     key, unit = _PRINTED_CENTRES[kinds[0], k]
@@ -275,10 +277,10 @@ def _figure(pools: Sequence[Pool]) -> Picture | None:
     for entry in newest_pools(pools):
         first = entry.first
         ks = sorted(map(int, first.metrics["clusters"]))
-        lines = [
-            [f"{name}, {size_text(first.input_size)}", ks, [round(100 * _averages(entry, k, key).mean, 3) for k in ks]]
-            for name, key in (("fitted", "average_iou"), ("stretched", "average_iou_stretched"))
-        ]
+        lines: list[list[Any]] = []
+        for name, key in (("fitted", "average_iou"), ("stretched", "average_iou_stretched")):
+            means = [found.mean for k in ks if (found := _averages(entry, k, key))]
+            lines.append([f"{name}, {size_text(first.input_size)}", ks, [round(100 * mean, 3) for mean in means]])
         hand = first.metrics["hand_picked"]
         lines.append(["hand-picked, Faster R-CNN", [hand["count"]], [round(100 * hand["average_iou"], 3)]])
         panels.setdefault(heading(first.scale, data_title(first)), []).extend(lines)

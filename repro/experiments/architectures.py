@@ -21,13 +21,14 @@ _CAPTION = (
 )
 
 
-class Architectures(Kind, tag="architectures"):
+class Architectures(Kind, tag="architectures", frozen=True):
     """Describe every architecture of the registry, in every variant."""
 
     RESULT: ClassVar[str] = "inspect"
     TABLES: ClassVar[tuple[TableInfo, ...]] = (TableInfo("architectures", "Architectures", (_CAPTION,)),)
 
     def networks_used(self) -> tuple[str, ...]:
+        """Every architecture of the registry."""
         return tuple(registry.ARCHITECTURES)
 
     def run(self, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
@@ -36,14 +37,12 @@ class Architectures(Kind, tag="architectures"):
             name, variant = cards()[run.seed]
             card = describe(name, variant=variant)
             progress(done / len(runs), f"{name} {variant}")
-            yield Outcome(
-                scale="paper", metrics=card,
-                protocol={
-                    "params": "weights, biases, batch-norm gamma and beta, frozen or not",
-                    "flops": "2 x multiply-adds of convolutions, deconvolutions and dense layers",
-                },
-                model=name, variant=variant, input_size=tuple(card["input_shape"][:2]),
-            )  # fmt: skip
+            protocol = {
+                "params": "weights, biases, batch-norm gamma and beta, frozen or not",
+                "flops": "2 x multiply-adds of convolutions, deconvolutions and dense layers",
+            }
+            known: dict[str, Any] = {"model": name, "variant": variant, "input_size": tuple(card["input_shape"][:2])}
+            yield Outcome(scale="paper", metrics=card, protocol=protocol, **known)
 
     @classmethod
     def sections(cls, results: Sequence[Result]) -> dict[str, list[Section]]:
@@ -76,13 +75,20 @@ def describe(name: str, **settings: Any) -> dict[str, Any]:
     (roles, running), params = parameters(model), parameter_count(model)
     convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
     card = {
-        "name": name, "task": entry.task, "paper": entry.paper, "variant": settings.get("variant") or entry.variants[0],
-        "input_shape": list(image_shape(model)), "params": params, "params_by_role": roles,
-        "trainable_params": params - roles["frozen"], "running_stats": running,
+        "name": name,
+        "task": entry.task,
+        "paper": entry.paper,
+        "variant": settings.get("variant") or entry.variants[0],
+        "input_shape": list(image_shape(model)),
+        "params": params,
+        "params_by_role": roles,
+        "trainable_params": params - roles["frozen"],
+        "running_stats": running,
         "conv_layers": sum(not isinstance(layer, keras.layers.Conv2DTranspose) for layer in convolutions),
-        "outputs": {key: list(tensor.shape[1:]) for key, tensor in model.output.items()}, "flops": flops(model),
+        "outputs": {key: list(tensor.shape[1:]) for key, tensor in model.output.items()},
+        "flops": flops(model),
         "deviations": list(registry.module_of(name).DEVIATIONS),
-    }  # fmt: skip
+    }
     # Keras keeps the empty variables in a list and would fill them all in the next stateless scope
     keras.utils.clear_session(free_memory=False)
     return card
@@ -109,16 +115,14 @@ def _row(entry: Pool) -> Row:
     convs = paper["conv_layers"].value if paper["conv_layers"] else EMPTY
     printed = facts.find_fact(f"{first.model}.params_printed") if whole else None
     setup, _ = setup_of(entry)
-    cells = {
-        "id": entry.row_id("A"), "model": first.model,
-        "paper": f"{citation.authors[0].split()[-1]} {citation.year}" if citation else "", "variant": first.variant,
-        "width": setup["width"], "input": size_text(metrics["input_shape"]),
-        "outputs": "; ".join(f"{name} {size_text(shape)}" for name, shape in metrics["outputs"].items()),
-        "params": f"{metrics['params']:,}",
-        "paper_params": f"{paper['params'].value:,}" if paper["params"] else printed.value if printed else "",
-        "convs": f"{metrics['conv_layers']} / {convs}", "match": exact, "trainable": f"{metrics['trainable_params']:,}",
-        "flops": f"{metrics['flops'] / 1e9:.2f}", "deviations": str(len(metrics["deviations"])), "code": setup["code"],
-    }  # fmt: skip
+    cells = {"id": entry.row_id("A"), "model": first.model, "variant": first.variant, "match": exact}
+    cells |= {"paper": f"{citation.authors[0].split()[-1]} {citation.year}" if citation else ""}
+    cells |= {"width": setup["width"], "input": size_text(metrics["input_shape"]), "code": setup["code"]}
+    cells["outputs"] = "; ".join(f"{name} {size_text(shape)}" for name, shape in metrics["outputs"].items())
+    cells["paper_params"] = f"{paper['params'].value:,}" if paper["params"] else printed.value if printed else ""
+    cells |= {"params": f"{metrics['params']:,}", "trainable": f"{metrics['trainable_params']:,}"}
+    cells |= {"convs": f"{metrics['conv_layers']} / {convs}", "deviations": str(len(metrics["deviations"]))}
+    cells["flops"] = f"{metrics['flops'] / 1e9:.2f}"
     values = {"model": first.model, "paper": metrics.get("paper"), "variant": first.variant, "width": first.width}
     for name in ("params", "trainable_params", "running_stats", "conv_layers", "flops"):
         values[name] = metrics.get(name)

@@ -43,9 +43,19 @@ _CAPTION = (
     "say how many scores of the image enter the last suppression and how many boxes come out. The papers' frames/s "
     "are those of a Titan X and of the papers' own networks; `released` YOLO v2 does less work than its paper's."
 )
+_PROTOCOL = PROTOCOL | {
+    "weights": "random: other numbers of boxes reach non-maximum suppression, and come out, than from "
+    "trained networks; both are counted",
+    "images": "uniform noise that fills the canvas",
+    "timed region": "network: image on the device to raw outputs; decoding: raw outputs to final boxes, "
+    "non-maximum suppression inside; total: one program from the image on the device to the final boxes",
+    "order": "networks and stages in turn, round after round",
+    "best batch": "the total of each network alone, after 2 calls of warm-up",
+    "thresholds": "each model file's own, as its detections are scored",
+}
 
 
-class DetectorSpeed(Timed, tag="detector_speed", kw_only=True):
+class DetectorSpeed(Timed, tag="detector_speed", kw_only=True, frozen=True):
     """Time whole detectors with random weights in one run: the network, its decoding with non-maximum suppression, and
     all of it as one program; the best of `batches`."""
 
@@ -80,25 +90,16 @@ class DetectorSpeed(Timed, tag="detector_speed", kw_only=True):
                 timings[f"{subject.label}.throughput"], best = throughput(subject, self)
                 cards[subject.label]["throughput_batch"] = best
                 report(f"{subject.label} timed")
-            subject = own = None
+            del subject, own
             group.clear()
             backend.forward.cache_clear()  # as the names above did, it holds networks
             gc.collect()
         return dict(
             scale=scale_of(self),
             metrics={"batch": 1, "networks": cards},
-            protocol=PROTOCOL | {
-                "weights": "random: other numbers of boxes reach non-maximum suppression, and come out, than from "
-                "trained networks; both are counted",
-                "images": "uniform noise that fills the canvas",
-                "timed region": "network: image on the device to raw outputs; decoding: raw outputs to final boxes, "
-                "non-maximum suppression inside; total: one program from the image on the device to the final boxes",
-                "order": "networks and stages in turn, round after round",
-                "best batch": "the total of each network alone, after 2 calls of warm-up",
-                "thresholds": "each model file's own, as its detections are scored",
-            },
+            protocol=_PROTOCOL,
             timings=timings,
-        )  # fmt: skip
+        )
 
     @classmethod
     def sections(cls, results: Sequence[Result]) -> dict[str, list[Section]]:
@@ -113,10 +114,11 @@ class DetectorSpeed(Timed, tag="detector_speed", kw_only=True):
     @classmethod
     def headline(cls, results: Sequence[Result]) -> list[list[str]]:
         """The whole of each detector, a row for each device."""
-        return headline_rows(
-            of_kind(results, cls), "Y", "whole detectors", "an image",
-            lambda result: {label: label for label in result.metrics["networks"]},
-        )  # fmt: skip
+
+        def labels(result: Result) -> dict[str, str]:
+            return {label: label for label in result.metrics["networks"]}
+
+        return headline_rows(of_kind(results, cls), "Y", "whole detectors", "an image", labels)
 
 
 @dataclasses.dataclass
@@ -202,9 +204,8 @@ def calls_of(subject: Subject) -> tuple[dict[str, Callable[[], Any]], dict[str, 
 
     batch = noise_batch(subject.network)
     inputs = network_inputs(subject.network, batch)
-    arguments = {
-        "network": inputs, "decode": {"outputs": subject.programs["network"](inputs), "batch": batch}, "total": batch,
-    }  # fmt: skip
+    decoded = {"outputs": subject.programs["network"](inputs), "batch": batch}
+    arguments = {"network": inputs, "decode": decoded, "total": batch}
     calls = {f"{subject.label}.{stage}": bind(subject.programs[stage], given) for stage, given in arguments.items()}
     return calls, counts_of(subject.programs["total"](batch))
 
@@ -220,10 +221,13 @@ def throughput(subject: Subject, settings: DetectorSpeed) -> tuple[Timing, int]:
     """Images per second from the image to the final boxes at the best of the batches, and that batch."""
     from repro.tasks.predictors import noise_batch
 
-    return best_throughput(
-        lambda batch: bind(subject.programs["total"], noise_batch(subject.network, batch)),
-        settings.batches, settings.seconds, settings.repetitions, lambda batch: fits(subject.network, batch),
-    )  # fmt: skip
+    def call(batch: int) -> Callable[[], Any]:
+        return bind(subject.programs["total"], noise_batch(subject.network, batch))
+
+    def fitting(batch: int) -> bool:
+        return fits(subject.network, batch)
+
+    return best_throughput(call, settings.batches, settings.seconds, settings.repetitions, fitting)
 
 
 def fits(network: Any, batch: int) -> bool:
@@ -251,20 +255,19 @@ def _row(entry: Pool, label: str, card: dict[str, Any]) -> Row:
     batches = "/".join(map(str, sorted({r.metrics["networks"][label]["throughput_batch"] for r in entry.results})))
     printed, source = _printed_rate(card)
     rate, candidates = 1000 / total.median if total else None, card.get("candidates")
-    row.cells |= card_cells(card) | {stage: timing_text(timing) for stage, timing in times.items()} | {
-        "model": label.rpartition("@")[0], "classes": str(card["num_classes"]), "n": str(total.n) if total else "",
-        "fps": number(rate), "best": f"{number(best.median)} (batch {batches})" if best else "",
-        "params": number(card["params"] / 1e6), "flops": number(card["flops"] / 1e9),
-        "candidates": fixed(candidates, ",d"), "detections": str(card["detections"]), "paper": number(printed),
-    }  # fmt: skip
+    row.cells |= card_cells(card) | {stage: timing_text(timing) for stage, timing in times.items()}
+    row.cells |= {"model": label.rpartition("@")[0], "classes": str(card["num_classes"])}
+    row.cells |= {"n": str(total.n) if total else "", "fps": number(rate), "paper": number(printed)}
+    row.cells |= {"best": f"{number(best.median)} (batch {batches})" if best else ""}
+    row.cells |= {"params": number(card["params"] / 1e6), "flops": number(card["flops"] / 1e9)}
+    row.cells |= {"candidates": fixed(candidates, ",d"), "detections": str(card["detections"])}
     shared = ("model", "variant", "width", "depth", "num_classes", "params", "flops")
-    row.values |= {key: card[key] for key in shared} | {
-        "input_height": card["input_size"][0], "input_width": card["input_size"][1],
-        "driver": row.cells["driver"] or None, "frames_per_second": rate, **timing_values(times),
-        "images_per_second": best.median if best else None, "throughput_batch": batches,
-        "candidates": candidates, "detections": card["detections"],
-        "paper_frames_per_second": printed, "paper_source": source or None,
-    }  # fmt: skip
+    row.values |= {key: card[key] for key in shared}
+    row.values |= dict(zip(("input_height", "input_width"), card["input_size"], strict=True))
+    row.values |= {"driver": row.cells["driver"] or None, "frames_per_second": rate, **timing_values(times)}
+    row.values |= {"images_per_second": best.median if best else None, "throughput_batch": batches}
+    row.values |= {"candidates": candidates, "detections": card["detections"]}
+    row.values |= {"paper_frames_per_second": printed, "paper_source": source or None}
     return row
 
 

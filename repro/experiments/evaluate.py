@@ -17,7 +17,7 @@ VERSION = 1  # raised when its numbers change on purpose: results of another ver
 OFFICIAL = ".weights"  # the ending of Darknet's files
 
 
-class Evaluate(Kind, tag="evaluate"):
+class Evaluate(Kind, tag="evaluate", frozen=True):
     """`weights`: a run's .safetensors, or the authors' .weights of the YOLO line. `task`: with the settings that they
     were scored with in their own run. Its rows stand beside those of training."""
 
@@ -59,9 +59,14 @@ class Evaluate(Kind, tag="evaluate"):
         metrics = evaluate(predictor, records, evaluator, progress)
         for run in runs:
             yield Outcome(
-                scale="smoke" if is_generated(self.data) else "reduced", metrics=metrics | predictor.cost(),
-                protocol=task.protocol(self.network, self.data, dataset.info), dataset=dataset_of(dataset, split),
-                init=Init(source="file", sha256=self.weights_sha256), weights_sha256=self.weights_sha256, tf32=tf32,
-                xla=Xla(requested=True, used=True), peak_memory_mib=round(backend.peak_memory_mib(), 1),
+                scale="smoke" if is_generated(self.data) else "reduced",
+                metrics=metrics | predictor.cost(),
+                protocol=task.protocol(self.network, self.data, dataset.info),
+                dataset=dataset_of(dataset, split),
+                init=Init(source="file", sha256=self.weights_sha256),
+                weights_sha256=self.weights_sha256,
+                tf32=tf32,
+                xla=Xla(requested=True, used=True),
+                peak_memory_mib=round(backend.peak_memory_mib(), 1),
                 artifacts=evaluator.samples(run, predictor, records),
-            )  # fmt: skip
+            )

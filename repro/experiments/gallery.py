@@ -1,7 +1,7 @@
 """The same test images through one network of each generation, which other runs trained: label maps, boxes and
 instances, kept beside the result and drawn in one colour code."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,7 +31,7 @@ VERSION = 1  # raised when its numbers change on purpose: results of another ver
 LEAST_SCORE, MOST = 0.1, 3
 
 
-class Gallery(Kind, tag="gallery"):
+class Gallery(Kind, tag="gallery", frozen=True):
     """Show test images to the networks that other experiments trained. `members`: the network of each experiment."""
 
     RESULT: ClassVar[str] = "inspect"
@@ -42,9 +42,11 @@ class Gallery(Kind, tag="gallery"):
     precision: str = "float32"
 
     def needs(self) -> tuple[str, ...]:
+        """The experiments of its members."""
         return tuple(self.members)
 
     def networks_used(self) -> tuple[str, ...]:
+        """The networks of its members."""
         return tuple(self.members.values())
 
     def modules(self) -> tuple[str, ...]:
@@ -82,16 +84,19 @@ class Gallery(Kind, tag="gallery"):
                     "shown": f"the class of the highest score at each pixel; the best {MOST} boxes or instances of an "
                     f"image that score {LEAST_SCORE:g} or more",
                 },
-                dataset=dataset_of(dataset, split), tf32=tf32, xla=Xla(requested=True, used=True),
+                dataset=dataset_of(dataset, split),
+                tf32=tf32,
+                xla=Xla(requested=True, used=True),
                 artifacts={"gallery": Artifact(file=path.name, sha256=sha256_of(path))},
-            )  # fmt: skip
+            )
 
     @classmethod
-    def figures(cls, results: Sequence[Result]) -> dict[str, Picture | str]:
-        groups = {
-            f"{result.dataset.name}_{result.dataset.fingerprint[:8]}_{result.metrics['images']}": [result]
-            for result in sorted(of_kind(results, cls), key=lambda r: r.started)
-        }
+    def figures(cls, results: Sequence[Result]) -> Mapping[str, Picture | str]:
+        """The pictures of each data set, those of the newest run."""
+        groups = {}
+        for result in sorted(of_kind(results, cls), key=lambda r: r.started):
+            data = result.require_dataset()
+            groups[f"{data.name}_{data.fingerprint[:8]}_{result.metrics['images']}"] = [result]
         return drawn("generations", groups, lambda r: r.artifacts["gallery"].sha256, _draw, paths.results_dir())
 
 
@@ -126,15 +131,16 @@ def _answers(experiment: str, weights: Path, images: Sequence[np.ndarray], info:
 def _draw(group: Sequence[Result], results_dir: Path) -> np.ndarray:
     """Rows: images. Columns: the image, its true objects, and what each network makes of it."""
     (result,) = group
-    dataset = open_dataset(result.dataset.name, **result.config["data"].get("options", {}))
+    data = result.require_dataset()
+    dataset = open_dataset(data.name, **result.config["data"].get("options", {}))
     dataset.prepare()
     models, names = result.metrics["networks"], dataset.info.classes
     colours = voc_colormap()[1:]  # of classes, as in label maps, whose 0 is the background
-    indices = sample_indices(dataset.size(result.dataset.split))
+    indices = sample_indices(dataset.size(data.split))
     lines = kept_lines(result, "gallery", results_dir, len(models) * len(indices))
     rows = []
     for number, index in enumerate(indices):
-        sample = dataset.sample(result.dataset.split, index)
+        sample = dataset.sample(data.split, index)
         image, _ = enlarged(sample.image, LONGEST)
         masks = enlarge_masks(sample.masks, image.shape[:2])
         truth = draw_instances(image, masks, sample.classes, names, colours[sample.classes])

@@ -1,6 +1,7 @@
 """What a kind of experiment is: its settings, how it runs, and its part of the tables. One file a kind."""
 
-from collections.abc import Iterator, Sequence
+import abc
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import msgspec
@@ -32,7 +33,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def subject(self) -> str:
         """What stands in the column of models."""
         network = getattr(self, "network", None)
-        return network.name if network else self.SUBJECT or self.__struct_config__.tag
+        return network.name if network else self.SUBJECT or str(self.__struct_config__.tag)
 
     def task_name(self) -> str:
         """The task whose scores it has, "" for none."""
@@ -61,13 +62,15 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """The modules whose versions decide its numbers, named as below `repro`."""
         modules = [type(self).__module__, *(registry.architecture(name).module for name in self.networks_used())]
         modules += [LOADERS[self.data_name()].__module__] if self.data_name() else []
-        modules += [*self.MODULES, *(self.task.modules() if getattr(self, "task", None) else ())]
+        task = getattr(self, "task", None)
+        modules += [*self.MODULES, *(task.modules() if task else ())]
         return tuple(dict.fromkeys(name.removeprefix("repro.") for name in modules))
 
     def versions(self) -> dict[str, int]:
         """The versions of the code behind its numbers, by module."""
         return versions_of(*self.modules())
 
+    @abc.abstractmethod
     def run(self, runs: Sequence[Run], progress: Progress) -> Iterator[Outcome]:
         """Do every seed in this process; yields an outcome for each, in order. Imports Keras here."""
 
@@ -77,7 +80,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return {}
 
     @classmethod
-    def figures(cls, results: Sequence[Result]) -> dict[str, Picture | str]:
+    def figures(cls, results: Sequence[Result]) -> Mapping[str, Picture | str]:
         """Its figures, galleries and long tables, by file name, from all results there are."""
         return {}
 

@@ -48,7 +48,7 @@ _PRINTED = {
 }  # fmt: skip
 
 
-class Lineage(Timed, tag="lineage", kw_only=True):
+class Lineage(Timed, tag="lineage", kw_only=True, frozen=True):
     """Time R-CNN, Fast R-CNN and Faster R-CNN on VGG-16, stage by stage, on the first `images` of the test split.
 
     canvas: (height, width) the images are fitted into; region: R-CNN's warped side; proposals: mode of selective
@@ -56,8 +56,11 @@ class Lineage(Timed, tag="lineage", kw_only=True):
 
     SUBJECT: ClassVar[str] = "rcnn"  # the first of the line stands for all
     MODULES: ClassVar[tuple[str, ...]] = (
-        "models.rcnn", "models.fast_rcnn", "models.faster_rcnn", "proposals.selective_search",
-    )  # fmt: skip
+        "models.rcnn",
+        "models.fast_rcnn",
+        "models.faster_rcnn",
+        "proposals.selective_search",
+    )
     TABLES: ClassVar[tuple[TableInfo, ...]] = (
         TableInfo("rcnn_lineage_speed", "R-CNN, Fast R-CNN and Faster R-CNN, stage by stage", (_CAPTION,)),
         TableInfo("rpn_speed", "The time of region proposals", (_RPN_CAPTION,)),
@@ -93,18 +96,21 @@ class Lineage(Timed, tag="lineage", kw_only=True):
             sizes.append(len(found))
             progress(0.1 * (index + 1) / self.images, "selective search")
         timings = {"selective_search": summary(seconds, "ms")}
-        detectors = {
+        detectors: dict[str, tuple[str, dict[str, Any]]] = {
             "faster_rcnn": ("faster_rcnn", {}),
             "fast_rcnn": ("fast_rcnn", {"proposals": self.num_proposals}),
             "fast_rcnn_svd": ("fast_rcnn", {"proposals": self.num_proposals, "svd": self.svd}),
         }
         for done, (prefix, (name, options)) in enumerate(detectors.items()):
-            found = time_detector(name, options, scenes, self)
-            timings |= {f"{prefix}.{stage}": timing for stage, timing in found.items()}
+            stages = time_detector(name, options, scenes, self)
+            timings |= {f"{prefix}.{stage}": timing for stage, timing in stages.items()}
             progress(0.2 + 0.1 * done, f"{prefix} timed")
         timings |= {f"rcnn.{stage}": timing for stage, timing in time_rcnn(scenes, self, progress).items()}
         return dict(
-            scale=scale_of(self), width=self.width, depth=self.depth, input_size=self.canvas,
+            scale=scale_of(self),
+            width=self.width,
+            depth=self.depth,
+            input_size=self.canvas,
             metrics={"images": self.images, "proposals": sizes, "canvas": list(self.canvas)},
             protocol={
                 **PROTOCOL,
@@ -113,8 +119,9 @@ class Lineage(Timed, tag="lineage", kw_only=True):
                 "to the final boxes, without selective search; R-CNN's total is the sum of its stages",
                 "selective search": f"{self.proposals} mode, one core, on the image at its own size",
             },
-            dataset=dataset_of(dataset, self.data.test), timings=timings,
-        )  # fmt: skip
+            dataset=dataset_of(dataset, self.data.test),
+            timings=timings,
+        )
 
     @classmethod
     def sections(cls, results: Sequence[Result]) -> dict[str, list[Section]]:
@@ -142,7 +149,7 @@ def time_detector(name: str, options: dict[str, Any], scenes: list[Any], setting
     from repro.tasks.networks import build
     from repro.tasks.stages import stage_inputs, stage_programs
 
-    size = {"width": settings.width, "depth": settings.depth, "input_size": settings.canvas}
+    size: dict[str, Any] = {"width": settings.width, "depth": settings.depth, "input_size": settings.canvas}
     network = build(Network(name=name, options=options, **size), settings.num_classes, 3)
     programs = stage_programs(network, registry.module_of(name).detect)
     collected: dict[str, list[Timing]] = {}
@@ -220,14 +227,13 @@ def _row(entry: Pool, model: str) -> Row:
     printed_fast, _ = _printed_seconds("fast_rcnn")
     printed_bare = printed / printed_fast if printed and printed_fast else None
     rate = 1000 / whole if whole else None
-    row.cells |= {key: timing_text(timing) for key, timing in times.items()} | {
-        "model": _GENERATIONS[model], "n": str(own.n) if own else "", "rate": number(rate), "ratio": number(ratio),
-        "bare": number(bare), "paper": f"{printed:g} s" if printed else "", "paper_bare": number(printed_bare),
-    }  # fmt: skip
-    row.values |= {"generation": model, "driver": row.cells["driver"] or None} | timing_values(times) | {
-        "images_per_second": rate, "whole_over_fast": ratio, "total_over_fast": bare, "paper_seconds": printed,
-        "paper_source": source or None, "paper_over_fast": printed_bare,
-    }  # fmt: skip
+    row.cells |= {key: timing_text(timing) for key, timing in times.items()}
+    row.cells |= {"model": _GENERATIONS[model], "n": str(own.n) if own else "", "rate": number(rate)}
+    row.cells |= {"ratio": number(ratio), "bare": number(bare), "paper_bare": number(printed_bare)}
+    row.cells["paper"] = f"{printed:g} s" if printed else ""
+    row.values |= {"generation": model, "driver": row.cells["driver"] or None} | timing_values(times)
+    row.values |= {"images_per_second": rate, "whole_over_fast": ratio, "total_over_fast": bare}
+    row.values |= {"paper_seconds": printed, "paper_source": source or None, "paper_over_fast": printed_bare}
     return row
 
 
@@ -246,7 +252,7 @@ def _printed_seconds(model: str) -> tuple[float | None, str]:
     fact = facts.find_fact(_PRINTED[model])
     if fact is None:
         return None, ""
-    value = fact.value.get("total") if isinstance(fact.value, dict) else fact.value
+    value: Any = fact.value.get("total") if isinstance(fact.value, dict) else fact.value
     return (value / 1000 if fact.unit == "ms" else value), fact.source
 
 
@@ -259,18 +265,18 @@ def rpn_sections(results: Sequence[Result]) -> list[Section]:
 def _proposal_rows(entry: Pool) -> Iterator[Row]:
     stages = _fact_value("faster_rcnn.stages_vgg16")
     search = _fact_value("fast_rcnn.stages_selective_search_vgg16")
+    both = stages["conv"] + stages["proposal"] if {"conv", "proposal"} <= stages.keys() else None
     parts = (
         ("RPN layers alone", ("faster_rcnn.rpn",), None),
         ("proposals: decode, sort, NMS", ("faster_rcnn.propose",), None),
         ("RPN layers and proposals", ("faster_rcnn.rpn", "faster_rcnn.propose"), stages.get("proposal")),
-        ("with the backbone", ("faster_rcnn.backbone", "faster_rcnn.rpn", "faster_rcnn.propose"),
-         stages["conv"] + stages["proposal"] if {"conv", "proposal"} <= stages.keys() else None),
+        ("with the backbone", ("faster_rcnn.backbone", "faster_rcnn.rpn", "faster_rcnn.propose"), both),
         ("whole Faster R-CNN", ("faster_rcnn.total",), stages.get("total")),
         ("selective search", ("selective_search",), search.get("proposal")),
-    )  # fmt: skip
+    )
     for what, names, printed in parts:
-        timings = [pooled_timing(entry.results, name) for name in names]
-        if not all(timings):
+        timings = [timing for name in names if (timing := pooled_timing(entry.results, name))]
+        if len(timings) < len(names):
             continue
         row, total, n = row_of(entry, "R"), sum(t.median for t in timings), min(t.n for t in timings)
         time_text = timing_text(timings[0]) if len(timings) == 1 else number(total)

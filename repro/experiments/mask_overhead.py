@@ -17,10 +17,17 @@ from repro.report.pooling import CODE, SETUP, Pool, pooled_timing, protocol_note
 from repro.report.render import Row, Section, columns
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
+_PROTOCOL = PROTOCOL | {
+    "weights": "random",
+    "images": "uniform noise that fills the canvas",
+    "timed region": "one program from the image on the device to the final boxes, with the small masks of "
+    "the best detections or without; masks are not pasted into the image",
+    "order": "with and without masks in turn, round after round",
+}
 BRANCHES = {"masks": True, "boxes": False}
 
 
-class MaskOverhead(Timed, tag="mask_overhead", kw_only=True):
+class MaskOverhead(Timed, tag="mask_overhead", kw_only=True, frozen=True):
     """Time networks of Mask R-CNN with random weights, with their mask branch and without."""
 
     SUBJECT: ClassVar[str] = "maskoverhead"
@@ -49,15 +56,9 @@ class MaskOverhead(Timed, tag="mask_overhead", kw_only=True):
         return dict(
             scale="smoke" if any(n.width < 1 or n.depth < 1 for n in self.networks) else "paper",
             metrics={"batch": 1, "networks": cards},
-            protocol=PROTOCOL | {
-                "weights": "random",
-                "images": "uniform noise that fills the canvas",
-                "timed region": "one program from the image on the device to the final boxes, with the small masks of "
-                "the best detections or without; masks are not pasted into the image",
-                "order": "with and without masks in turn, round after round",
-            },
+            protocol=_PROTOCOL,
             timings=timings,
-        )  # fmt: skip
+        )
 
     @classmethod
     def sections(cls, results: Sequence[Result]) -> dict[str, list[Section]]:
@@ -77,13 +78,14 @@ def _rows(entry: Pool) -> list[Row]:
 def _row(entry: Pool, model: str) -> Row:
     boxes, masks = (pooled_timing(entry.results, f"{model}.{branch}") for branch in ("boxes", "masks"))
     without, card = (entry.first.metrics["networks"][f"{model}.{branch}"] for branch in ("boxes", "masks"))
+    assert boxes is not None  # every run times both
+    assert masks is not None  # every run times both
     overhead = 100 * (masks.median / boxes.median - 1)
     row = row_of(entry, "O")
-    row.cells |= card_cells(card) | {
-        "model": model, "boxes": timing_text(boxes), "masks": timing_text(masks), "n": str(min(boxes.n, masks.n)),
-        "overhead": f"{overhead:.1f}", "params": f"{(card['params'] - without['params']) / 1e6:.2f}",
-        "flops": f"{(card['flops'] - without['flops']) / 1e9:.1f}", "paper": _printed_overhead(model),
-    }  # fmt: skip
+    row.cells |= card_cells(card) | {"model": model, "boxes": timing_text(boxes), "masks": timing_text(masks)}
+    row.cells |= {"n": str(min(boxes.n, masks.n)), "overhead": f"{overhead:.1f}", "paper": _printed_overhead(model)}
+    row.cells["params"] = f"{(card['params'] - without['params']) / 1e6:.2f}"
+    row.cells["flops"] = f"{(card['flops'] - without['flops']) / 1e9:.1f}"
     row.values |= {"model": model, "boxes_ms": boxes.median, "masks_ms": masks.median, "overhead": overhead}
     return row
 

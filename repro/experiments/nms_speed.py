@@ -1,5 +1,6 @@
 """Non-maximum suppression beside other libraries': of region proposals, of a detector's last step, of YOLO's."""
 
+import itertools
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,9 +18,10 @@ _BELOW_FIRST = (
     "it drops what is below the score first and then looks at one box after another; ours, in fixed shapes, sorts all "
     "scores of every class (half its time on two cores) and computes whole tiles of overlaps, however few are left"
 )
+_IN_TURN = ("tf_image", "tf_image_loop", "keras_cv")  # peers that look at one box after another
 
 
-class NMSSpeed(Operations, tag="nms_speed"):
+class NMSSpeed(Operations, tag="nms_speed", frozen=True):
     """Time non-maximum suppression."""
 
     SUBJECT: ClassVar[str] = "nms"
@@ -27,15 +29,18 @@ class NMSSpeed(Operations, tag="nms_speed"):
     # Faster R-CNN's test.prototxt and config.py: boxes before and after the NMS of training and of testing; Fast
     # R-CNN's test_net: RoIs, classes, detections; YOLO v2: grid, classes, detections
     SIZES: ClassVar[dict[str, Any]] = {
-        "image": (600, 1000), "objects": 8, "rpn_train": (12000, 2000), "rpn_test": (6000, 300),
-        "detector": (300, 20, 100), "yolo": (13, 20, 100),
-    }  # fmt: skip
+        "image": (600, 1000),
+        "objects": 8,
+        "rpn_train": (12000, 2000),
+        "rpn_test": (6000, 300),
+        "detector": (300, 20, 100),
+        "yolo": (13, 20, 100),
+    }
     WHY: ClassVar[dict[tuple[str, str], str]] = {
         ("rpn", "tf_image"): _ONE_BY_ONE,
-        **{(case, peer): _BELOW_FIRST for case in ("detector", "yolo")
-           for peer in ("tf_image", "tf_image_loop", "keras_cv")},
+        **dict.fromkeys(itertools.product(("detector", "yolo"), _IN_TURN), _BELOW_FIRST),
         **{(case, "torchvision"): BY_HAND for case in ("rpn", "detector", "yolo")},
-    }  # fmt: skip
+    }
 
     def compare(self, found: Comparison, sizes: dict[str, Any], progress: Progress) -> dict[str, Any]:
         """RPN's proposals in training and testing, a detector's last step, and YOLO's."""
@@ -53,11 +58,11 @@ class NMSSpeed(Operations, tag="nms_speed"):
         regions, classes, keep = sizes["detector"]
         kept = boxes[our_nms(boxes, scores, 0.7, regions)[1]]
         outputs = peers.detector_outputs(kept, objects, image, classes, rng)
-        _compare_classes(found, "detector", "Detector's last step", *outputs, 0.3, 0.05, keep)
+        _compare_classes(found, "detector", "Detector's last step", (*outputs, 0.3, 0.05, keep))
         progress(0.75, "detector")
         cells, classes, keep = sizes["yolo"]
         outputs = peers.yolo_outputs(cells, classes, sizes["objects"], rng)
-        _compare_classes(found, "yolo", "YOLO", *outputs, 0.45, 0.005, keep)
+        _compare_classes(found, "yolo", "YOLO", (*outputs, 0.45, 0.005, keep))
         progress(1.0, "YOLO")
         return {
             "input_size": image,
@@ -72,16 +77,15 @@ class NMSSpeed(Operations, tag="nms_speed"):
         }
 
 
-def _compare_classes(
-    found: Comparison, case: str, title: str, boxes: np.ndarray, scores: np.ndarray, iou_threshold: float,
-    score_threshold: float, keep: int,
-) -> None:  # fmt: skip
+def _compare_classes(found: Comparison, case: str, title: str, inputs: tuple[Any, ...]) -> None:
+    """`inputs`: boxes, scores, threshold of the IoU, threshold of the score, how many are kept."""
     from keras import ops
 
     from repro.ops.nms import class_nms
     from repro.peers.nms import CLASS_PEERS, identify
     from repro.peers.programs import compiled
 
+    boxes, scores, iou_threshold, score_threshold, keep = inputs
     arrays = backend.to_device(boxes[None]), backend.to_device(scores[None])
     program = compiled(lambda b, s: class_nms(b, s, iou_threshold, score_threshold, keep))
     answer = {name: ops.convert_to_numpy(value)[0] for name, value in program(*arrays).items()}
@@ -90,7 +94,6 @@ def _compare_classes(
     above = int((scores > score_threshold).sum())
     text = f"{title}: {len(scores)} boxes x {scores.shape[1]} classes, {above} scores above {score_threshold}, "
     text += f"IoU {iou_threshold}, at most {keep}"
-    inputs = boxes, scores, iou_threshold, score_threshold, keep
     found.compare(case, text, (lambda: program(*arrays), kept), CLASS_PEERS, inputs, same_boxes)
 
 

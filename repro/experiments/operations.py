@@ -1,6 +1,7 @@
 """What the kinds share that time an operation of ours beside other libraries' on the same inputs, in one run: how they
 are compared, and a section of the peers' table for each."""
 
+import abc
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ _PEERS = {
 }  # fmt: skip
 
 
-class Operations(Timed):
+class Operations(Timed, frozen=True):
     """`sizes`: of the inputs, those of the papers where none is given.
 
     SUBJECT and TITLE name the operation; SIZES are all its sizes. WHY a peer may be faster, by the first word of the
@@ -65,16 +66,15 @@ class Operations(Timed):
         fields = {"scale": "smoke" if self.sizes else "paper"} | self.compare(found, self.all_sizes(), progress)
         return fields | {"metrics": found.metrics() | fields.get("metrics", {}), "timings": found.timings}
 
+    @abc.abstractmethod
     def compare(self, found: "Comparison", sizes: dict[str, Any], progress: Progress) -> dict[str, Any]:
         """Go through the cases; the other fields of the outcome."""
 
     @classmethod
     def sections(cls, results: Sequence[Result]) -> dict[str, list[Section]]:
         """Ours beside each peer in every case, by scale."""
-        shown = columns(
-            "id:row", "model:case", "data*", *SETUP, "driver*", f"ours:ours {cls.UNIT}", "peer",
-            f"theirs:peer {cls.UNIT}", "n", "ratio:ours/peer", *cls.LAST, *CODE,
-        )  # fmt: skip
+        shown = columns("id:row", "model:case", "data*", *SETUP, "driver*", f"ours:ours {cls.UNIT}", "peer")
+        shown += columns(f"theirs:peer {cls.UNIT}", "n", "ratio:ours/peer", *cls.LAST, *CODE)
         return {"peers": scale_sections(cls.TITLE, shown, of_kind(results, cls), cls.rows, cls.notes)}
 
     @classmethod
@@ -100,11 +100,9 @@ class Operations(Timed):
         ratios = recorded(entry, "ratio", key)
         ratio = statistics.median(ratios) if ratios else None
         agreement, exact = _agreement(entry, key)
-        row.cells |= {
-            "model": recorded(entry, "cases", case)[0], "data": pooling.data_title(entry.first),
-            "ours": timing_text(mine), "peer": _PEERS.get(peer, peer), "theirs": timing_text(theirs),
-            "n": repetitions((mine, theirs)), "ratio": number(ratio), "agreement": agreement,
-        }  # fmt: skip
+        row.cells |= {"model": recorded(entry, "cases", case)[0], "data": pooling.data_title(entry.first)}
+        row.cells |= {"ours": timing_text(mine), "peer": _PEERS.get(peer, peer), "theirs": timing_text(theirs)}
+        row.cells |= {"n": repetitions((mine, theirs)), "ratio": number(ratio), "agreement": agreement}
         row.values |= {"case": case, "peer": peer, "driver": row.cells["driver"] or None, "ours_over_peer": ratio}
         row.values |= exact | spread("ours", mine, (*OF_TIMES, "unit")) | spread("peer", theirs, (*OF_TIMES, "unit"))
         return row
@@ -123,9 +121,14 @@ class Comparison:
     why: dict[str, str] = field(default_factory=dict)
 
     def compare(
-        self, case: str, title: str, ours: Answer, peers: Mapping[str, Callable[..., Answer]], inputs: tuple[Any, ...],
+        self,
+        case: str,
+        title: str,
+        ours: Answer,
+        peers: Mapping[str, Callable[..., Answer]],
+        inputs: tuple[Any, ...],
         agree: Callable[[Answer, Answer], dict[str, float]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Build the peers of a case on the inputs, compare their answers with ours and time all of them."""
         calls, settings = {"ours": ours[0]}, self.settings
         for peer, build in peers.items():

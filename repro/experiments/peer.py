@@ -26,7 +26,7 @@ _CAPTION = (
 _LETTER = "P"
 
 
-class Peer(Timed, tag="peer", kw_only=True):
+class Peer(Timed, tag="peer", kw_only=True, frozen=True):
     """Time VGG-16's convolutional part beside other libraries' and compare the outputs for equal weights."""
 
     RESULT: ClassVar[str] = "peer"
@@ -70,16 +70,15 @@ class Peer(Timed, tag="peer", kw_only=True):
                 "network": "VGG-16, 13 convolutions and 5 poolings",
             },
             protocol=PROTOCOL | {"timed region": "one image on the device to pool5, compiled where the peer can be"},
-            input_size=self.input_size, timings={f"{name}.latency": timing for name, timing in latency.items()},
-        )  # fmt: skip
+            input_size=self.input_size,
+            timings={f"{name}.latency": timing for name, timing in latency.items()},
+        )
 
     @classmethod
     def sections(cls, results: Sequence[Result]) -> dict[str, list[Section]]:
         """Ours beside each peer, by scale."""
-        shown = columns(
-            *SPEED, "peer", "ours.latency:ours ms", "theirs:peer ms", "n", "ours_over_peer:ours/peer",
-            "largest_relative_difference:largest relative difference",
-        )  # fmt: skip
+        shown = columns(*SPEED, "peer", "ours.latency:ours ms", "theirs:peer ms", "n", "ours_over_peer:ours/peer")
+        shown += columns("largest_relative_difference:largest relative difference")
 
         def rows(entry: Pool) -> list[Row]:
             return [_row(entry, peer) for peer in _peers(entry)]

@@ -67,7 +67,7 @@ class _Entry(msgspec.Struct, gc=False):
     segmentation: _Runs | None = None
 
 
-class Predictions(Kind, tag="predictions"):
+class Predictions(Kind, tag="predictions", frozen=True):
     """Score someone else's predictions on the test split. predictions: a COCO results file or a folder of VOC's. With
     no task, they stay out of the tables, which are of our models."""
 
@@ -97,13 +97,14 @@ class Predictions(Kind, tag="predictions"):
                 scale="smoke" if is_generated(self.data) else "reduced",
                 metrics=metrics,
                 protocol={
-                    **detection_protocol(), **coco_protocol(),
+                    **detection_protocol(),
+                    **coco_protocol(),
                     **({"masks": f"not scored: {unmasked}"} if unmasked else instance_protocol()),
                     "detections": "as their file has them: no threshold, no suppression; a mask without a box has the "
                     "one around it",
                 },
                 dataset=dataset_of(dataset, split),
-            )  # fmt: skip
+            )
 
 
 def predictions_for(data: str, split: str, path: Path) -> Predictions:
@@ -166,7 +167,8 @@ def _read_coco(path: Path, categories: dict[int, int], data: str) -> list[Detect
             gaps = ", with gaps" if max(categories) - min(categories) >= len(categories) else ""
             cure = f"its category ids are {min(categories)} to {max(categories)}{gaps}"
             raise ReproError(f"{place} has category {entry.category_id}, which {data} has not", cure)
-        mask = entry.segmentation and {"size": list(entry.segmentation.size), "counts": entry.segmentation.counts}
+        runs = entry.segmentation
+        mask: dict[str, Any] | None = {"size": list(runs.size), "counts": runs.counts} if runs else None
         if entry.bbox is None:
             if mask is None:
                 raise ReproError(f"{place} has neither bbox nor segmentation", _COCO_FIELDS)

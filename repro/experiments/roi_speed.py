@@ -1,6 +1,7 @@
 """RoI max pooling and RoIAlign beside other libraries', forward and with the gradient."""
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,18 +21,14 @@ _CROPS = (
 )
 
 
-class RoISpeed(Operations, tag="roi_speed"):
+class RoISpeed(Operations, tag="roi_speed", frozen=True):
     """Time RoI max pooling and RoIAlign."""
 
     SUBJECT: ClassVar[str] = "roi"
     TITLE: ClassVar[str] = "RoI pooling and RoIAlign"
     # Faster R-CNN's: image, channels of VGG-16's map, RoIs that training chooses from, and those it learns from
-    SIZES: ClassVar[dict[str, Any]] = {
-        "image": (600, 1000), "objects": 8, "channels": 512, "rois": 2000, "trained": 128,
-    }  # fmt: skip
-    WHY: ClassVar[dict[tuple[str, str], str]] = {
-        ("roi", "torchvision"): BY_HAND, ("roi", "crop_and_resize"): _TABLE,
-    }  # fmt: skip
+    SIZES: ClassVar[dict[str, Any]] = dict(image=(600, 1000), objects=8, channels=512, rois=2000, trained=128)
+    WHY: ClassVar[dict[tuple[str, str], str]] = {("roi", "torchvision"): BY_HAND, ("roi", "crop_and_resize"): _TABLE}
     OTHER: ClassVar[dict[str, str]] = {"crop_and_resize": _CROPS}
 
     def compare(self, found: Comparison, sizes: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -47,7 +44,7 @@ class RoISpeed(Operations, tag="roi_speed"):
         regions = np.resize(regions, (1, sizes["rois"], 4))  # from the start again where NMS leaves fewer
         features = rng.normal(size=(1, *grid, sizes["channels"])).astype("float32")
         upstream = rng.normal(size=(1, sizes["trained"], *_SIZE, sizes["channels"])).astype("float32")
-        ours = {
+        ours: dict[str, tuple[Callable[..., Any], Mapping[str, Callable[..., Answer]], str]] = {
             "roi_max_pool": (roi_max_pool, POOL_PEERS, "RoI max pooling"),
             "roi_align": (roi_align, ALIGN_PEERS, "RoIAlign, 2 x 2 samples a bin"),
         }
@@ -76,6 +73,5 @@ class RoISpeed(Operations, tag="roi_speed"):
 def relative_differences(ours: Answer, theirs: Answer) -> dict[str, float]:
     """The largest difference of the values, and of the gradient where there is one, relative to the largest value."""
     pairs = {"values": (ours[0], theirs[0]), "gradient": (ours[1], theirs[1])}
-    return {
-        name: float(np.max(np.abs(a - b)) / np.max(np.abs(b))) for name, (a, b) in pairs.items() if a is not None
-    }  # fmt: skip
+    both = {name: pair for name, pair in pairs.items() if pair[0] is not None}
+    return {name: float(np.max(np.abs(a - b)) / np.max(np.abs(b))) for name, (a, b) in both.items()}

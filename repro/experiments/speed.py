@@ -26,20 +26,24 @@ _CAPTION = (
     "runs operation by operation, graph is `tf.function`, XLA is one compiled program; JAX has no graph mode, so that "
     "these cells stay open. Scale `paper` is the whole network at its paper's input size."
 )
+_TIMED = (
+    "uint8-range float images on the device to class scores; the train step also copies its batch to the device and "
+    "reads the loss"
+)
 _LETTER = "X"
-_INFERENCE = columns(
-    *SPEED, "batch*", "latency.eager:eager ms", "latency.graph:graph ms", "latency.xla:XLA ms", "n",
-    "speedup_graph_over_xla:graph/XLA", "compile.graph:graph compile s", "compile.xla:XLA compile s",
-    "throughput:XLA images/s", "memory_mib:peak MiB",
-)  # fmt: skip
-_TRAINING = columns(
-    *SPEED, "train_batch:batch*", "train_step.graph:graph step ms", "train_step.xla:XLA step ms", "step_n:n",
-    "step_speedup_graph_over_xla:graph/XLA", "compile_train.graph:graph compile s", "compile_train.xla:XLA compile s",
-    "step_memory_mib:peak MiB",
-)  # fmt: skip
+_INFERENCE = (
+    *columns(*SPEED, "batch*", "latency.eager:eager ms", "latency.graph:graph ms", "latency.xla:XLA ms", "n"),
+    *columns("speedup_graph_over_xla:graph/XLA", "compile.graph:graph compile s", "compile.xla:XLA compile s"),
+    *columns("throughput:XLA images/s", "memory_mib:peak MiB"),
+)
+_TRAINING = (
+    *columns(*SPEED, "train_batch:batch*", "train_step.graph:graph step ms", "train_step.xla:XLA step ms", "step_n:n"),
+    *columns("step_speedup_graph_over_xla:graph/XLA", "compile_train.graph:graph compile s"),
+    *columns("compile_train.xla:XLA compile s", "step_memory_mib:peak MiB"),
+)
 
 
-class Speed(Timed, tag="speed", kw_only=True):
+class Speed(Timed, tag="speed", kw_only=True, frozen=True):
     """Time a network with random weights: forward pass and train step, by mode, and the best batch."""
 
     TABLES: ClassVar[tuple[TableInfo, ...]] = (TableInfo("xla", "Eager, graph and XLA", (_CAPTION,)),)
@@ -89,14 +93,11 @@ class Speed(Timed, tag="speed", kw_only=True):
                 "peak_memory_mib": {name: round(value, 1) for name, value in memory.items()},
                 "num_classes": self.network.num_classes or entry.num_classes,
             },
-            protocol=PROTOCOL | {
-                "timed region": "uint8-range float images on the device to class scores; the train step also copies "
-                "its batch to the device and reads the loss",
-            },
+            protocol=PROTOCOL | {"timed region": _TIMED},
             timings=timings,
             xla=Xla(requested=True, used="xla" in modes),
             peak_memory_mib=round(memory["train"], 1),
-        )  # fmt: skip
+        )
 
     def _train_step(self, network: Any, mode: str) -> Callable[[], Any]:
         """One SGD step on a random batch, compiled or only traced."""
@@ -108,7 +109,7 @@ class Speed(Timed, tag="speed", kw_only=True):
         learner.compile(optimizer=keras.optimizers.SGD(1e-6, momentum=0.9), jit_compile=mode == "xla")
         images = _images(self.train_batch, network).astype("uint8")
         if registry.architecture(self.network.name).task == "segmentation":
-            labels = {"semantic": np.zeros(images.shape[:3], "uint8")}
+            labels: dict[str, np.ndarray] = {"semantic": np.zeros(images.shape[:3], "uint8")}
         else:
             labels = {"label": np.zeros(len(images), "int32")}
         return lambda: learner.train_on_batch({"image": images, **labels})
@@ -160,11 +161,9 @@ def _row(entry: pooling.Pool) -> Row:
     compiles = [f"{kind}.{mode}" for kind in ("compile", "compile_train") for mode in ("graph", "xla")]
     row, timings = speed_row(entry, _LETTER, ("latency.eager", *forward, *step, *compiles, "throughput.xla"))
     metrics = entry.first.metrics
-    row.cells |= {
-        "batch": str(metrics.get("batch", 1)), "train_batch": str(metrics.get("train_batch", "")),
-        "n": repetitions(timings[name] for name in ("latency.eager", *forward)),
-        "step_n": repetitions(timings[name] for name in step),
-    }  # fmt: skip
+    row.cells |= {"batch": str(metrics.get("batch", 1)), "train_batch": str(metrics.get("train_batch", ""))}
+    row.cells["n"] = repetitions(timings[name] for name in ("latency.eager", *forward))
+    row.cells["step_n"] = repetitions(timings[name] for name in step)
     for name, (graph, xla) in (("speedup", forward), ("step_speedup", step)):
         row.put(f"{name}_graph_over_xla", ratio_of(timings[graph], timings[xla]), ".2f")
     if timings["throughput.xla"]:

@@ -10,9 +10,9 @@ from repro.experiments.train import Train
 
 PROFILES = ("smoke", "cpu", "gpu", "paper")
 # the optimizer of the suite's own recipes
-ADAMW = dict(
-    recipe="suite", optimizer="adamw", weight_decay=1e-4, schedule="cosine", warmup=0.05, clip_norm=1.0,
-)  # fmt: skip
+ADAMW: dict[str, Any] = dict(
+    recipe="suite", optimizer="adamw", weight_decay=1e-4, schedule="cosine", warmup=0.05, clip_norm=1.0
+)
 TITLES = {
     "vgg16": "VGG-16", "googlenet": "GoogLeNet", "resnet101": "ResNet-101", "extraction": "YOLO v1's classifier",
     "darknet19": "Darknet-19", "darknet53": "Darknet-53",
@@ -33,7 +33,7 @@ class Preset:
 
     name: str
     about: str
-    configs: dict[str, Kind]
+    configs: Mapping[str, Kind]
     value: int
     seconds: dict[str, float]
     seeds: int = 1
@@ -45,10 +45,18 @@ def both(value: Any) -> dict[str, Any]:
 
 
 def family(
-    prefix: str, about: str, profile: str, kinds: Mapping[str, Train], seconds: float | Mapping[str, float],
-    value: int, *, papers: Mapping[str, Train] = MappingProxyType({}), paper_seconds: float | Mapping[str, float] = 0,
-    dash: str = "-", seeds: int = 1,
-) -> list[Preset]:  # fmt: skip
+    prefix: str,
+    about: str,
+    profile: str,
+    kinds: Mapping[str, Train],
+    seconds: float | Mapping[str, float],
+    value: int,
+    *,
+    papers: Mapping[str, Train] = MappingProxyType({}),
+    paper_seconds: float | Mapping[str, float] = 0,
+    dash: str = "-",
+    seeds: int = 1,
+) -> list[Preset]:
     """The networks on one data set, each called after both. `kinds` and `papers` (with the paper's own data and recipe)
     are by network, seconds too where they differ; `dash`: what stands for the underscore of a network's name."""
 

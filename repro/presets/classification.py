@@ -7,7 +7,7 @@ imagenette-*           gpu    some minutes each on one GPU
 imagenet2012-*         paper  days on one GPU; the paper's centre crop of VGG-16 reaches 71.5 % top-1
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -25,12 +25,8 @@ TINY = Data(name="tiny_imagenet", test="val")
 IMAGENETTE = Data(name="imagenette", test="val")
 IMAGENET = Data(name="imagenet2012", test="val")
 
-_SMOKE = dict(
-    ADAMW, epochs=10, batch_size=32, learning_rate=2e-3, augment={"flip": True, "jitter": 4}, val_every=4
-)  # fmt: skip
-_NARROW = dict(
-    ADAMW, epochs=12, batch_size=64, learning_rate=1.5e-3, augment={"flip": True, "jitter": 6}, val_every=6
-)  # fmt: skip
+_SMOKE = dict(ADAMW, epochs=10, batch_size=32, learning_rate=2e-3, augment={"flip": True, "jitter": 4}, val_every=4)
+_NARROW = dict(ADAMW, epochs=12, batch_size=64, learning_rate=1.5e-3, augment={"flip": True, "jitter": 6}, val_every=6)
 _TINY = dict(
     ADAMW, epochs=60, batch_size=256, learning_rate=1e-3, augment={"flip": True, "jitter": 6}, val_every=10,
     precision="mixed_bfloat16",
@@ -39,7 +35,9 @@ _IMAGENETTE = dict(
     recipe="suite", epochs=20, batch_size=64, optimizer="sgd", learning_rate=2e-3, weight_decay=5e-4,
     schedule="cosine", warmup=0.05, clip_norm=5.0, augment={"flip": True, "jitter": 16}, precision="mixed_bfloat16",
 )  # fmt: skip
-_SGD = dict(recipe="paper", optimizer="sgd", momentum=0.9, weight_decay=5e-4, schedule="cosine", augment={"flip": True})
+_SGD: dict[str, Any] = dict(
+    recipe="paper", optimizer="sgd", momentum=0.9, weight_decay=5e-4, schedule="cosine", augment={"flip": True}
+)
 _PAPER = {
     "vgg16": _SGD | dict(
         epochs=74, batch_size=256, learning_rate=1e-2, schedule="step", drops=(0.5, 0.75, 0.9),
@@ -57,21 +55,26 @@ _SMALL = {"width": 1 / 8, "depth": 0.5, "input_size": (64, 64)}
 
 
 def _family(
-    prefix: str, about: str, profile: str, data: Data, network: dict[str, Any], recipes: dict[str, dict[str, Any]],
-    seconds: float, value: int, inits: dict[str, str] = MappingProxyType({}), seeds: int = 1,
-) -> list[Preset]:  # fmt: skip
+    prefix: str,
+    about: str,
+    profile: str,
+    data: Data,
+    network: dict[str, Any],
+    recipes: dict[str, dict[str, Any]],
+    seconds: float,
+    value: int,
+    inits: Mapping[str, str] = MappingProxyType({}),
+    seeds: int = 1,
+) -> list[Preset]:
     """The most frequent class and the classifiers on one data set."""
-    baseline = Preset(
-        f"{prefix}-majority-label", f"the most frequent class, {about}",
-        {profile: Majority(task=Classification(), data=data)}, value - 10, {profile: 5},
-    )  # fmt: skip
-    kinds = {
-        name: Train(
-            task=Classification(), network=Network(name=name, **network), data=data, init=inits.get(name, "random"),
-            **recipe,
-        )
-        for name, recipe in recipes.items()
-    }  # fmt: skip
+
+    def trained(name: str, recipe: dict[str, Any]) -> Train:
+        built, init = Network(name=name, **network), inits.get(name, "random")
+        return Train(task=Classification(), network=built, data=data, init=init, **recipe)
+
+    majority, title = Majority(task=Classification(), data=data), f"the most frequent class, {about}"
+    baseline = Preset(f"{prefix}-majority-label", title, {profile: majority}, value - 10, {profile: 5})
+    kinds = {name: trained(name, recipe) for name, recipe in recipes.items()}
     return [baseline, *family(prefix, about, profile, kinds, seconds, value, seeds=seeds)]
 
 

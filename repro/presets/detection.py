@@ -33,36 +33,46 @@ VOC_NARROW = Data(name="voc2007", train_limit=600, test_limit=300)
 
 
 def _family(
-    prefix: str, about: str, profile: str, data: Data, networks: dict[str, dict[str, Any]],
-    recipes: dict[str, dict[str, Any]], seconds: dict[str, float], value: int, tasks: dict[str, AnyTask],
-    papers: Mapping[str, dict[str, Any]] = MappingProxyType({}), seeds: int = 1,
-) -> list[Preset]:  # fmt: skip
+    prefix: str,
+    about: str,
+    profile: str,
+    data: Data,
+    networks: Mapping[str, dict[str, Any]],
+    recipes: Mapping[str, dict[str, Any]],
+    seconds: Mapping[str, float],
+    value: int,
+    tasks: Mapping[str, AnyTask],
+    papers: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+    seeds: int = 1,
+) -> list[Preset]:
     """The three generations on one data set. `networks`: settings of each; `recipes`, `papers`: of each training."""
 
     def trained(name: str, data: Data, recipe: dict[str, Any]) -> Train:
         return Train(network=Network(name=name, **networks[name]), task=tasks[name], data=data, **recipe)
 
     whole = msgspec.structs.replace(data, train="trainval")
-    return family(
-        prefix, about, profile, {name: trained(name, data, recipe) for name, recipe in recipes.items()}, seconds, value,
-        papers={name: trained(name, whole, recipe) for name, recipe in papers.items()},
-        paper_seconds={name: 10 * cost for name, cost in seconds.items()}, seeds=seeds,
-    )  # fmt: skip
+    kinds = {name: trained(name, data, recipe) for name, recipe in recipes.items()}
+    paper: dict[str, Any] = {"papers": {name: trained(name, whole, recipe) for name, recipe in papers.items()}}
+    paper["paper_seconds"] = {name: 10 * cost for name, cost in seconds.items()}
+    return family(prefix, about, profile, kinds, seconds, value, **paper, seeds=seeds)
 
 
-def _tasks(search: dict[str, Any] = MappingProxyType({}), **regions: Any) -> dict[str, AnyTask]:
+def _tasks(search: Mapping[str, Any] = MappingProxyType({}), **regions: Any) -> dict[str, AnyTask]:
     """The task of each network, with the same proposals for those that have none of their own; `regions`: R-CNN's."""
-    searched = {"proposals": "fast", "search": dict(search)}
-    return {
-        "rcnn": RCNN(**searched, **regions), "fast_rcnn": Detection(**searched), "faster_rcnn": Detection(),
-        "faster_rcnn_resnet101": Detection(),
-    }  # fmt: skip
+    searched: dict[str, Any] = {"proposals": "fast", "search": dict(search)}
+    itself = dict.fromkeys(("faster_rcnn", "faster_rcnn_resnet101"), Detection())
+    return {"rcnn": RCNN(**searched, **regions), "fast_rcnn": Detection(**searched), **itself}
 
 
 def _networks(
-    width: float, depth: float, canvas: tuple[int, int], region: int, proposals: int, faster: dict[str, Any],
+    width: float,
+    depth: float,
+    canvas: tuple[int, int],
+    region: int,
+    proposals: int,
+    faster: dict[str, Any],
     max_boxes: int = 64,
-) -> dict[str, dict[str, Any]]:  # fmt: skip
+) -> dict[str, dict[str, Any]]:
     """Settings of the three networks; from random weights, no block of VGG-16 is frozen."""
     shared: dict[str, Any] = {"width": width, "depth": depth}
     free = {"frozen_blocks": 0, "max_boxes": max_boxes}
@@ -75,11 +85,11 @@ def _networks(
 
 _SMOKE = dict(ADAMW, learning_rate=1e-3, augment={"flip": True}, val_every=100)
 _NARROW = dict(_SMOKE, init="tiny-imagenet-narrow-vgg16")
-_TUNED = dict(
+_TUNED: dict[str, Any] = dict(
     recipe="suite", optimizer="sgd", learning_rate=2e-3, weight_decay=5e-4, schedule="cosine", warmup=0.05,
     clip_norm=10.0, augment={"flip": True}, val_every=2, init="imagenet",
 )  # fmt: skip
-_SGD = dict(
+_SGD: dict[str, Any] = dict(
     recipe="paper", optimizer="sgd", momentum=0.9, learning_rate=1e-3, weight_decay=5e-4, schedule="step",
     augment={"flip": True}, val_every=4, init="imagenet",
 )  # fmt: skip
@@ -89,7 +99,7 @@ _PAPER = {
     "fast_rcnn": dict(_SGD, drops=(0.75,), epochs=16, batch_size=2),
     "faster_rcnn": dict(_SGD, drops=(5 / 7,), epochs=28, batch_size=2),
 }
-_LARGE = {"input_size": (800, 800)}
+_LARGE: dict[str, Any] = {"input_size": (800, 800)}
 
 PRESETS = (
     *_family(

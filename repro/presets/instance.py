@@ -75,12 +75,12 @@ _NARROW = dict(
     ADAMW, learning_rate=2e-3, augment={"flip": True}, val_every=100, batch_size=2,
     init="tiny-imagenet-narrow-resnet101",
 )  # fmt: skip
-_TUNED = dict(
+_TUNED: dict[str, Any] = dict(
     recipe="suite", optimizer="sgd", learning_rate=5e-3, weight_decay=1e-4, schedule="cosine", warmup=0.05,
     clip_norm=10.0, augment={"flip": True}, val_every=5, batch_size=4, init="imagenet",
 )  # fmt: skip
 # as `recipe` of the model's file gives it
-_PAPER = dict(
+_PAPER: dict[str, Any] = dict(
     recipe="paper", optimizer="sgd", momentum=0.9, learning_rate=0.02, weight_decay=1e-4, schedule="step",
     drops=(0.75,), epochs=22, batch_size=16, augment={"flip": True}, val_every=2, init="imagenet",
 )  # fmt: skip
@@ -93,9 +93,8 @@ def _switched(network: dict[str, Any], switch: dict[str, Any]) -> Network:
 
 def _ablation(switch: dict[str, Any], name: str, about: str) -> Preset:
     """Mask R-CNN on FPN as `penn-narrow-mask-rcnn-fpn`, but for one switch."""
-    kind = Train(
-        network=_switched(_FPN_NARROW, switch), task=Instance(), data=PENN, epochs=16, label=about, **_NARROW
-    )  # fmt: skip
+    network = _switched(_FPN_NARROW, switch)
+    kind = Train(network=network, task=Instance(), data=PENN, epochs=16, label=about, **_NARROW)
     title = f"Mask R-CNN on FPN, {about}, on Penn-Fudan, narrow"
     return Preset(f"penn-narrow-mask-rcnn-fpn-{name}", title, {"cpu": kind}, 21, {"cpu": 240}, seeds=3)
 

@@ -59,33 +59,39 @@ def _network(net: str, **settings: Any) -> Network:
 
 
 def _family(
-    prefix: str, about: str, profile: str, data: Data, network: dict[str, Any], recipe: dict[str, Any],
-    epochs: float, seconds: float, value: int, nets: tuple[str, ...] = ALL, start: str = "random",
-    task: Segmentation = _WHOLE, **fields: Any,
-) -> list[Preset]:  # fmt: skip
+    prefix: str,
+    about: str,
+    profile: str,
+    data: Data,
+    network: dict[str, Any],
+    recipe: dict[str, Any],
+    epochs: float,
+    seconds: float,
+    value: int,
+    nets: tuple[str, ...] = ALL,
+    start: str = "random",
+    task: Segmentation = _WHOLE,
+    **fields: Any,
+) -> list[Preset]:
     """The majority baseline and the nets on one data set, for `epochs` in all; each stage of FCN has a third.
 
     `start`: init of the nets whose backbone has ImageNet weights, VGG-16's."""
-    baseline = Preset(
-        f"{prefix}-majority", f"the most frequent class, {about}", {profile: Majority(task=Segmentation(), data=data)},
-        value + 1, {profile: 5},
-    )  # fmt: skip
+    majority, title = Majority(task=Segmentation(), data=data), f"the most frequent class, {about}"
+    baseline = Preset(f"{prefix}-majority", title, {profile: majority}, value + 1, {profile: 5})
     kinds, costs = {}, {}
     for net in nets:
         before, share = _STARTS[net], 3 if net in _STAGES else 1
         plain = start if net in ("fcn32s", "segnet") else "random"
         costs[net] = seconds / share
-        kinds[net] = Train(
-            task=task, network=_network(net, **network | (_DEEPER if net == "unet" and "depth" in network else {})),
-            data=data, init=f"{prefix}-{before}" if before else plain, epochs=epochs / share,
-            val_every=max(1, round(epochs / share / 4)),
-            **recipe | {"learning_rate": recipe["learning_rate"] * _RATES.get(net, 1.0)},
-        )  # fmt: skip
+        built = _network(net, **network | (_DEEPER if net == "unet" and "depth" in network else {}))
+        own = recipe | {"learning_rate": recipe["learning_rate"] * _RATES.get(net, 1.0), "epochs": epochs / share}
+        own |= {"init": f"{prefix}-{before}" if before else plain, "val_every": max(1, round(epochs / share / 4))}
+        kinds[net] = Train(task=task, network=built, data=data, **own)
     return [baseline, *family(prefix, about, profile, kinds, costs, value, dash="_", **fields)]
 
 
 # The papers' recipes, as `recipe` of each model's file gives them for `repro train --recipe paper`
-_SGD = dict(recipe="paper", optimizer="sgd", schedule="constant")
+_SGD: dict[str, Any] = dict(recipe="paper", optimizer="sgd", schedule="constant")
 _FCN_PAPER = dict(
     _SGD, task=_WHOLE, momentum=0.9, learning_rate=1e-4, weight_decay=5e-4, batch_size=20, epochs=175, val_every=25,
     data=VOC,

@@ -38,20 +38,25 @@ _AUGMENT = {"flip": True, "scale": 0.3, "shift": 0.3, "hue": 0.1, **_COLOURS}
 
 
 def _family(
-    prefix: str, about: str, profile: str, data: Data, networks: dict[str, dict[str, Any]],
-    recipes: dict[str, dict[str, Any]], seconds: float, value: int, tasks: Mapping[str, Yolo] = MappingProxyType({}),
-    papers: Mapping[str, Train] = MappingProxyType({}), seeds: int = 1,
-) -> list[Preset]:  # fmt: skip
-    """Every version on one data set. `networks`: settings of each; `recipes`: of each training."""
+    prefix: str,
+    about: str,
+    profile: str,
+    data: Data,
+    networks: dict[str, dict[str, Any]],
+    recipes: dict[str, dict[str, Any]],
+    seconds: float,
+    value: int,
+    tasks: Mapping[str, Yolo] = MappingProxyType({}),
+    **fields: Any,
+) -> list[Preset]:
+    """Every version on one data set. `networks`: settings of each; `recipes`: of each training; fields of `family`."""
     kinds = {
         name: Train(
             network=Network(name=name, **networks.get(name, {})), task=tasks.get(name, Yolo()), data=data, **recipe
         )
         for name, recipe in recipes.items()
     }
-    return family(
-        prefix, about, profile, kinds, seconds, value, papers=papers, paper_seconds=30 * seconds, seeds=seeds
-    )  # fmt: skip
+    return family(prefix, about, profile, kinds, seconds, value, paper_seconds=30 * seconds, **fields)
 
 
 def _shrunk(anchors: tuple[tuple[float, float], ...], side: int) -> list[list[float]]:
@@ -82,11 +87,11 @@ def _small_networks(
 
 _SMOKE = dict(ADAMW, learning_rate=2e-3, augment={"flip": True}, val_every=100, batch_size=8, epochs=24)
 _NARROW = dict(ADAMW, learning_rate=1e-3, augment={"flip": True}, val_every=100, batch_size=4, epochs=14)
-_TUNED = dict(
+_TUNED: dict[str, Any] = dict(
     recipe="suite", optimizer="sgd", learning_rate=1e-3, weight_decay=5e-4, schedule="cosine", warmup=0.05,
     clip_norm=10.0, val_every=10, batch_size=16, epochs=40, init="imagenet",
 )  # fmt: skip
-_SGD = dict(
+_SGD: dict[str, Any] = dict(
     recipe="paper", optimizer="sgd", momentum=0.9, weight_decay=5e-4, schedule="step", batch_size=64, val_every=10,
     init="imagenet",
 )  # fmt: skip

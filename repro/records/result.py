@@ -127,6 +127,12 @@ class Result(Record):
     history: dict[str, list[float]] = {}
     artifacts: dict[str, Artifact] = {}
 
+    def require_dataset(self) -> Dataset:
+        """The data set, of a result that has one. Raises ValueError for another."""
+        if self.dataset is None:
+            raise ValueError(f"{self.experiment}/{self.run_id} is about no data set")
+        return self.dataset
+
 
 def result_path(results: Path, result: Result) -> Path:
     """`results/<experiment>/<run id>.json`."""

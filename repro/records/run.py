@@ -51,9 +51,16 @@ class Run:
     `result` is called once, with what was found or with the error that ended it."""
 
     def __init__(
-        self, experiment: str, kind: Any, seed: int, *, profile: str, backend: str, config_hash: str = "",
+        self,
+        experiment: str,
+        kind: Any,
+        seed: int,
+        *,
+        profile: str,
+        backend: str,
+        config_hash: str = "",
         parents: Mapping[str, Result] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.experiment, self.kind, self.seed = experiment, kind, seed
         self.profile, self.backend, self.parents = profile, backend, dict(parents or {})
         self.config_hash = config_hash or config_hash_of(kind, backend, ())
@@ -100,24 +107,21 @@ class Run:
         entry = registry.ARCHITECTURES.get(network.name)
         commit, dirty = machine.commit()
         outcome = outcome or Outcome(scale="smoke", metrics={}, protocol={})
-        known = {
-            "model": network.name, "variant": network.variant or (entry.variants[0] if entry else ""),
-            "width": network.width, "depth": network.depth,
-            "input_size": network.input_size or (entry.input_size if entry else (0, 0)),
-        }  # fmt: skip
-        found = {each.name: getattr(outcome, each.name) for each in fields(outcome)}
-        return Result(
-            schema_version=SCHEMA_VERSION, run_id=self.run_id, kind=self.kind.RESULT, task=self.kind.task_name(),
-            experiment=self.experiment, profile=self.profile, seed=self.seed, config=msgspec.to_builtins(self.kind),
-            config_hash=self.config_hash, versions=dict(sorted(self.versions.items())), code_hash=code_hash(),
-            commit=commit, dirty=dirty,
-            depends_on=[f"{parent.experiment}/{parent.run_id}" for parent in self.parents.values()],
-            backend=self.backend, precision=getattr(self.kind, "precision", "float32"), compile_cache=False,
-            machine=machine.capture(), packages=machine.packages(), started=self._started,
-            wall_s=round(time.perf_counter() - self._clock, 2), status="ok" if error is None else "failed", error=error,
-            **{name: value for name, value in found.items() if name not in known or value is not None},
-            **{name: value for name, value in known.items() if found[name] is None},
-        )  # fmt: skip
+        known: dict[str, Any] = {"model": network.name, "width": network.width, "depth": network.depth}
+        known["variant"] = network.variant or (entry.variants[0] if entry else "")
+        known["input_size"] = network.input_size or (entry.input_size if entry else (0, 0))
+        found: dict[str, Any] = {each.name: getattr(outcome, each.name) for each in fields(outcome)}
+        found |= {name: value for name, value in known.items() if found[name] is None}
+        # what follows is checked when the result is written
+        found |= {name: getattr(self, name) for name in ("run_id", "experiment", "profile", "seed", "backend")}
+        found |= {"kind": self.kind.RESULT, "task": self.kind.task_name(), "config": msgspec.to_builtins(self.kind)}
+        found |= {"config_hash": self.config_hash, "versions": dict(sorted(self.versions.items()))}
+        found |= {"code_hash": code_hash(), "commit": commit, "dirty": dirty, "packages": machine.packages()}
+        found["depends_on"] = [f"{parent.experiment}/{parent.run_id}" for parent in self.parents.values()]
+        found |= {"precision": getattr(self.kind, "precision", "float32"), "compile_cache": False}
+        found |= {"status": "ok" if error is None else "failed", "error": error, "started": self._started}
+        seconds = round(time.perf_counter() - self._clock, 2)
+        return Result(schema_version=SCHEMA_VERSION, machine=machine.capture(), wall_s=seconds, **found)
 
 
 def config_hash_of(kind: Any, backend: str, parents: Iterable[str]) -> str:

@@ -150,11 +150,9 @@ def _accuracy_row(entry: Pool, task: str, footnotes: list[str]) -> Row:
 def accuracy_sections(task: str, results: Sequence[Result]) -> list[Section]:
     """The sections of a task, one for each data set, split and scale, with its costs and its per-class sections."""
     titles = METRICS[task]
-    shown = columns(
-        "id:row", "model", "init*", "epochs*", "images:images seen*", *pooling.TRAINING, *pooling.SETUP, "seeds*",
-        "machines*", *(f"{name}:{title}" for name, title in titles.items()),
-        f"paper:paper {next(iter(titles.values()))}", *pooling.CODE,
-    )  # fmt: skip
+    shown = columns("id:row", "model", "init*", "epochs*", "images:images seen*", *pooling.TRAINING, *pooling.SETUP)
+    shown += columns("seeds*", "machines*", *(f"{name}:{title}" for name, title in titles.items()))
+    shown += columns(f"paper:paper {next(iter(titles.values()))}", *pooling.CODE)
 
     def place(entry: Pool) -> tuple[Any, ...]:
         data = entry.first.dataset
@@ -200,7 +198,8 @@ def _per_class_sections(title: str, pools: Sequence[Pool], rows: Sequence[Row]) 
         names = (f"{row.id}:{row.cells['model']} {row.id} {row.cells['code']}".strip() for _, row in chosen)
         lines = []
         for name in classes:
-            cells = {"class": name, "share": render.fixed(pixels[name] and 100 * pixels[name] / total, ".1f")}
+            share = pixels[name]
+            cells = {"class": name, "share": render.fixed(share and 100 * share / total, ".1f")}
             found = {row.id: _class_value(entry, name, "iou") for entry, row in chosen}
             lines.append(Row("", cells | {key: value.percent() for key, value in found.items() if value}, {}))
         shown = columns("class", "share:pixels %", *names)

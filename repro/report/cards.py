@@ -5,18 +5,17 @@ from typing import Any
 
 from repro.records.result import Result, Timing
 from repro.report import pooling, readme
-from repro.report.pooling import CODE, OF_TIMES, SETUP, Pool, hardware, pooled_timing, spread
+from repro.report.pooling import CODE, OF_TIMES, SETUP, MakeNotes, MakeRows, Pool, hardware, pooled_timing, spread
 from repro.report.render import Column, Row, Section, columns, number
 
 SPEED = columns("id:row", "model", *SETUP, "driver*", "cache:compile cache*", "runs*", *CODE)
 
 
 def scale_sections(
-    title: str, shown: Sequence[Column], results: Sequence[Result], make_rows: Callable[[Pool], Iterable[Row]],
-    make_notes: Callable[[list[Pool], list[Row]], Iterable[str]] = lambda pools, rows: (),
-) -> list[Section]:  # fmt: skip
+    title: str, shown: Sequence[Column], results: Sequence[Result], rows: MakeRows, notes: MakeNotes | None = None
+) -> list[Section]:
     """The rows of timings, a section for each scale that has any."""
-    return pooling.sections_by_scale(title, shown, pooling.speed_pools(results), make_rows, make_notes)
+    return pooling.sections_by_scale(title, shown, pooling.speed_pools(results), rows, notes)
 
 
 def recorded(entry: Pool, metric: str, key: str) -> list[Any]:

@@ -83,11 +83,10 @@ def cost_sections(title: str, pools: Sequence[Pool], task: str) -> list[Section]
     found = [(entry, cost) for entry in pools if entry.first.model != BASELINE for cost in costs_of(entry)]
     if not any(cost.params or cost.latency for _, cost in found):
         return []
-    shown = columns(
-        "id:row", "model", *pooling.SETUP, "driver*", f"score:{next(iter(METRICS[task].values()))}",
-        "params:params M", "flops:GFLOPs", "latency:latency ms", "n", "tiles:tiles an image", "fps:FPS",
-        "train_peak_memory_mib:train peak MiB", *pooling.CODE,
-    )  # fmt: skip
+    score = f"score:{next(iter(METRICS[task].values()))}"
+    shown = columns("id:row", "model", *pooling.SETUP, "driver*", score, "params:params M", "flops:GFLOPs")
+    shown += columns("latency:latency ms", "n", "tiles:tiles an image", "fps:FPS")
+    shown += columns("train_peak_memory_mib:train peak MiB", *pooling.CODE)
     rows = [_row(entry, cost, task) for entry, cost in found]
     return [Section(f"Cost: {title}", shown, rows, csv=False, level=4)]
 
@@ -157,9 +156,12 @@ def _points(members: Sequence[tuple[Pool, Cost]], task: str, across_inputs: bool
         label += f", {entry.row_id(task[0].upper())}" if label in used else ""
         used.add(label)
         seeds = [100 * r.metrics[headline] for r in entry.results if r.metrics[headline] is not None]
-        score = rounded((100 * entry.score(headline).mean, min(seeds), max(seeds)))
-        latency = rounded((cost.latency.median, cost.latency.p5, cost.latency.p95))
-        found.append(Point(label, first.model, latency, score))
+        score, latency = entry.score(headline), cost.latency
+        assert score is not None  # rows without one were left out
+        assert latency is not None  # rows without one were left out
+        mean, low, high = rounded((100 * score.mean, min(seeds), max(seeds)))
+        median, p5, p95 = rounded((latency.median, latency.p5, latency.p95))
+        found.append(Point(label, first.model, (median, p5, p95), (mean, low, high)))
     return tuple(found)
 
 

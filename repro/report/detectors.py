@@ -1,5 +1,6 @@
 """What detectors have beside their scores: the recall of proposals, and what training took."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,10 +17,8 @@ from repro.report.render import Row, Section, columns, number
 
 def training_sections(results: Sequence[Result]) -> list[Section]:
     """Training time and disk of the trained detectors."""
-    shown = columns(
-        "id:row", "model", "data*", *SETUP, "images:training images", "seeds", "training:training s", "parts",
-        "each:s an image", "disk:disk an image, KiB", "map:mAP %", *CODE,
-    )  # fmt: skip
+    shown = columns("id:row", "model", "data*", *SETUP, "images:training images", "seeds", "training:training s")
+    shown += columns("parts", "each:s an image", "disk:disk an image, KiB", "map:mAP %", *CODE)
     return sections_by_scale("Training", shown, accuracy_pools(results, "detection"), _training_rows, csv=False)
 
 
@@ -35,11 +34,10 @@ def _training_rows(entry: Pool) -> Iterator[Row]:
     ]
     mean, disk = sum(seconds) / len(seconds), metrics.get("feature_bytes", 0) / 1024
     row, score = row_of(entry, "D"), entry.score("map")
-    row.cells |= {
-        "data": data_title(first), "images": f"{images:,d}", "seeds": str(len(entry.seeds)), "training": number(mean),
-        "parts": ", ".join(f"{name} {number(value)}" for name, value in parts[0].items()),
-        "each": number(mean / images), "disk": number(disk), "map": score.percent() if score else "",
-    }  # fmt: skip
+    row.cells |= {"data": data_title(first), "images": f"{images:,d}", "seeds": str(len(entry.seeds))}
+    shown = ", ".join(f"{name} {number(value)}" for name, value in parts[0].items())
+    row.cells |= {"training": number(mean), "parts": shown, "each": number(mean / images), "disk": number(disk)}
+    row.cells["map"] = score.percent() if score else ""
     row.values |= {"training_seconds": mean, "train_images": images, "feature_kib": disk}
     yield row
 
@@ -58,9 +56,13 @@ def _recall_rows(entry: Pool) -> Iterator[Row]:
         row = row_of(entry, "D")
         row.cells |= {"data": data_title(entry.first), "by": proposer_of(entry.first), "iou": level}
         for place, count in enumerate(entry.first.metrics["recall"]["counts"]):
-            mean = pooling.estimate(entry.results, lambda r, at=(level, place): _recalls(r)[at[0]][at[1]])
+            mean = pooling.estimate(entry.results, functools.partial(_recall_at, level=level, place=place))
             row.cells[f"n{count}"] = mean.percent() if mean else ""
         yield row
+
+
+def _recall_at(result: Result, level: str, place: int) -> float | None:
+    return _recalls(result)[level][place]
 
 
 def _recalls(result: Result) -> dict[str, list[float | None]]:

@@ -27,6 +27,7 @@ from repro.records.samples import sample_indices
 from repro.report.figures import Picture
 from repro.report.pooling import canvas_of, grouped, model_rank, model_title, size_text
 
+Draw = Callable[[Sequence[Result], Path], np.ndarray]  # runs and the folder of results to a picture
 PUBLISHABLE = ("shapes",)
 _MODELS = 6  # side by side, beside picture and truth
 _PADDING = (236, 236, 236)
@@ -42,7 +43,7 @@ def semantic_pictures(results: Sequence[Result], results_dir: Path) -> dict[str,
     """Label maps by file name; of the same test images, on the same canvas."""
 
     def place(result: Result) -> tuple[str, str, str]:
-        data = result.dataset
+        data = result.require_dataset()
         return f"{data.name}_{size_text(canvas_of(result))}", data.split, data.fingerprint
 
     groups = grouped(_newest([result for result in results if result.kind == "train"], "samples"), place)
@@ -94,7 +95,8 @@ def _by_data(results: Sequence[Result]) -> dict[str, list[Result]]:
     """The runs with kept stages, by the test images they share."""
 
     def place(result: Result) -> str:
-        return f"{result.dataset.name}_{result.dataset.fingerprint[:8]}_{result.metrics['images']}"
+        data = result.require_dataset()
+        return f"{data.name}_{data.fingerprint[:8]}_{result.metrics['images']}"
 
     return grouped(_newest(results, "stages"), place)
 
@@ -109,9 +111,8 @@ def titles_of(group: Sequence[Result]) -> list[str]:
 
 
 def drawn(
-    what: str, groups: dict[str, list[Result]], digest: Callable[[Result], str],
-    draw: Callable[[Sequence[Result], Path], np.ndarray], results_dir: Path,
-) -> dict[str, Picture]:  # fmt: skip
+    what: str, groups: dict[str, list[Result]], digest: Callable[[Result], str], draw: Draw, results_dir: Path
+) -> dict[str, Picture]:
     """A picture `gallery_<what>_<data>.png` of each group. `digest`: of what is drawn of a run."""
     pictures: dict[str, Picture] = {}
     for key, group in sorted(groups.items()):
@@ -122,17 +123,18 @@ def drawn(
     return pictures
 
 
-def _picture(data: Any, draw: Callable[..., np.ndarray], group: Sequence[Result], results_dir: Path) -> Picture:
-    private = group[0].dataset.name not in PUBLISHABLE
+def _picture(data: Any, draw: Draw, group: Sequence[Result], results_dir: Path) -> Picture:
+    private = group[0].require_dataset().name not in PUBLISHABLE
     return Picture(data, functools.partial(draw, group, results_dir), private)
 
 
 def shown_images(result: Result, count: int | None = None) -> tuple[Info, list[Sample]]:
     """The card of a run's data set and the sampled test images, of the first `count` or of all. Raises NoDataError."""
-    dataset, split = open_dataset(result.dataset.name, **result.config["data"].get("options", {})), result.dataset.split
+    data = result.require_dataset()
+    dataset = open_dataset(data.name, **result.config["data"].get("options", {}))
     dataset.prepare()
-    indices = sample_indices(dataset.size(split) if count is None else count)
-    return dataset.info, [dataset.sample(split, index) for index in indices]
+    indices = sample_indices(dataset.size(data.split) if count is None else count)
+    return dataset.info, [dataset.sample(data.split, index) for index in indices]
 
 
 def _draw_maps(group: Sequence[Result], results_dir: Path) -> np.ndarray:
@@ -242,9 +244,12 @@ def kept_lines(result: Result, artifact: str, results_dir: Path, count: int) -> 
 
 
 def draw_answer(
-    image: np.ndarray, entry: dict[str, Any], original: tuple[int, int], names: Sequence[str],
+    image: np.ndarray,
+    entry: dict[str, Any],
+    original: tuple[int, int],
+    names: Sequence[str],
     colours: np.ndarray | None = None,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """The kept instances or, where a network has none, boxes over an enlarged image; they are in pixels of the
     original (height, width). `colours`: of each class, where instances of one are to look the same."""
     classes, scores = entry["classes"], entry["scores"]

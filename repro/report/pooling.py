@@ -315,13 +315,21 @@ def by_scale(pools: Sequence[Pool]) -> Iterator[tuple[str, list[Pool]]]:
             yield scale, chosen
 
 
+MakeRows = Callable[[Pool], Iterable[Row]]
+MakeNotes = Callable[[list[Pool], list[Row]], Iterable[str]]
+
+
 def sections_by_scale(
-    title: str, shown: Sequence[Column], pools: Sequence[Pool], make_rows: Callable[[Pool], Iterable[Row]],
-    make_notes: Callable[[list[Pool], list[Row]], Iterable[str]] = lambda pools, rows: (), csv: bool = True,
-) -> list[Section]:  # fmt: skip
+    title: str,
+    shown: Sequence[Column],
+    pools: Sequence[Pool],
+    make_rows: MakeRows,
+    make_notes: MakeNotes | None = None,
+    csv: bool = True,
+) -> list[Section]:
     """The rows of pools, a section for each scale that has any."""
     return [
-        Section(heading(scale, title), shown, rows, tuple(make_notes(chosen, rows)), csv)
+        Section(heading(scale, title), shown, rows, tuple(make_notes(chosen, rows)) if make_notes else (), csv)
         for scale, chosen in by_scale(pools)
         if (rows := [row for entry in chosen for row in make_rows(entry)])
     ]
@@ -346,14 +354,12 @@ def setup_of(entry: Pool) -> tuple[dict[str, str], dict[str, Any]]:
         "hardware": entry.hardware,
         "driver": first.machine.driver,
     }
-    values = {
-        "experiment": first.experiment, "model": first.model, "variant": first.variant,
-        "label": first.config.get("label"), "padding": padding, "scale": first.scale,
-        "width": first.width, "depth": first.depth,
-        "input_height": first.input_size[0], "input_width": first.input_size[1],
-        "backend": first.backend, "precision": cells["precision"], "hardware": cells["hardware"],
-        "code": entry.code, "config_hash": first.config_hash, "runs": len(entry.results),
-    }  # fmt: skip
+    values: dict[str, Any] = {"experiment": first.experiment, "model": first.model, "variant": first.variant}
+    values |= {"label": first.config.get("label"), "padding": padding, "scale": first.scale}
+    values |= {"width": first.width, "depth": first.depth}
+    values |= {"input_height": first.input_size[0], "input_width": first.input_size[1]}
+    values |= {name: cells[name] for name in ("backend", "precision", "hardware")}
+    values |= {"code": entry.code, "config_hash": first.config_hash, "runs": len(entry.results)}
     if first.model == BASELINE:
         cells = {}
     return {"model": model_title(first), "code": "stale" if entry.code == "stale" else ""} | cells, values

@@ -3,12 +3,13 @@ models of each use, and the scores of every task at the best scale."""
 
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
+from typing import Any
 
 from repro.errors import ReproError
 from repro.files import atomic_write
 from repro.records.result import Result
 from repro.report import cost, pooling
-from repro.report.pooling import BASELINE, SCALES, Pool, data_title, model_title
+from repro.report.pooling import BASELINE, SCALES, Estimate, Pool, data_title, model_title
 from repro.report.render import EMPTY, markdown_table, number
 
 BEGIN = "<!-- headline:begin -->"
@@ -23,7 +24,7 @@ _SHOWN = {
 }
 
 
-def headline(kinds: Sequence[type], results: Sequence[Result]) -> str:
+def headline(kinds: Sequence[Any], results: Sequence[Result]) -> str:
     """The headline as Markdown: a row for each use of segmentation with its best models, then the rows of each kind."""
     results = sorted(results, key=lambda r: (r.experiment, r.run_id))
     uses, _ = use_rows(results)
@@ -64,7 +65,7 @@ def use_rows(results: Sequence[Result]) -> tuple[list[list[str]], set[str]]:
     """A row for each use and data set, at the best scale there is, and the data sets that have one."""
 
     def place(entry: Pool) -> tuple[object, ...]:
-        first, data = entry.first, entry.first.dataset
+        first, data = entry.first, entry.first.require_dataset()
         return _USES[data.name], data.name, SCALES.index(first.scale), data_title(first), data.split, data.fingerprint
 
     pools = [
@@ -81,9 +82,9 @@ def use_rows(results: Sequence[Result]) -> tuple[list[list[str]], set[str]]:
 
 def _ranking(pools: Sequence[Pool]) -> list[str]:
     """Data, the best models (`unet 81.2 ± 0.3 %, 12.3 ms`, row), the baseline, and what the best share."""
-    ranked = sorted(pools, key=lambda entry: -entry.score("mean_iou").mean)
+    ranked = sorted(pools, key=lambda entry: -_mean_iou(entry).mean)
     best = [entry for entry in ranked if entry.first.model != BASELINE][:_BEST]
-    baseline = [f"{entry.score('mean_iou').percent()} %" for entry in ranked if entry.first.model == BASELINE]
+    baseline = [f"{_mean_iou(entry).percent()} %" for entry in ranked if entry.first.model == BASELINE]
     settings = [(f"width {entry.first.width:g}", pooling.input_text(entry.first), entry.hardware) for entry in best]
     shared = [text for text in settings[0] if all(text in setting for setting in settings)]
     cells = [EMPTY] * (_BEST + 1)
@@ -91,18 +92,24 @@ def _ranking(pools: Sequence[Pool]) -> list[str]:
         own = [text for text in setting if text not in shared] + ["stale"] * (entry.code == "stale")
         cells[place] = ", ".join([*_score_and_speed(entry), *own, f"`{entry.row_id('S')}`"])
     cells[_BEST] = baseline[0] if baseline else EMPTY
-    first = best[0].first
-    return [f"{data_title(first)}, {first.dataset.split}", *cells, ", ".join([f"{first.scale} scale", *shared])]
+    first, split = best[0].first, best[0].first.require_dataset().split
+    return [f"{data_title(first)}, {split}", *cells, ", ".join([f"{first.scale} scale", *shared])]
 
 
 def _score_and_speed(entry: Pool) -> list[str]:
     """`unet 81.2 ± 0.3 %` and, where one kind of machine timed it, `12.3 ms` of an image or `12.3 ms a tile`."""
-    timed = [found for found in cost.costs_of(entry) if found.latency]
-    text = [f"{model_title(entry.first)} {entry.score('mean_iou').percent()} %"]
+    timed = [(found.latency, found.tiles) for found in cost.costs_of(entry) if found.latency]
+    text = [f"{model_title(entry.first)} {_mean_iou(entry).percent()} %"]
     if len(timed) == 1:
-        tiles = timed[0].tiles
-        text.append(f"{number(timed[0].latency.median * (tiles or 1))} ms" + ("" if tiles else " a tile"))
+        latency, tiles = timed[0]
+        text.append(f"{number(latency.median * (tiles or 1))} ms" + ("" if tiles else " a tile"))
     return text
+
+
+def _mean_iou(entry: Pool) -> Estimate:
+    score = entry.score("mean_iou")
+    assert score is not None  # rows without one were left out
+    return score
 
 
 def accuracy_rows(results: Sequence[Result]) -> list[list[str]]:

@@ -194,13 +194,11 @@ def to_latex(table: Table) -> str:
         align = "".join(side[0] for side in _alignment(layout.rows, len(layout.titles)))
         notes = (note.replace("`", "") for note in section.notes)
         header, *rows = (" & ".join(map(escape_latex, row)) + " \\\\" for row in (layout.titles, *layout.rows))
-        lines = [
-            "\\begin{table}", "\\centering", f"\\caption{{{caption}}}",
-            f"\\label{{tab:{table.name.replace('_', '-')}-{index}}}",
-            "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
-            f"\\begin{{tabular}}{{{align}}}", "\\toprule", header, "\\midrule", *rows, "\\bottomrule",
-            "\\end{tabular}}", *(f"\\par\\footnotesize {escape_latex(note)}" for note in notes), "\\end{table}",
-        ]  # fmt: skip
+        lines = ["\\begin{table}", "\\centering", f"\\caption{{{caption}}}"]
+        lines.append(f"\\label{{tab:{table.name.replace('_', '-')}-{index}}}")
+        lines.append("\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%")
+        lines += [f"\\begin{{tabular}}{{{align}}}", "\\toprule", header, "\\midrule", *rows, "\\bottomrule"]
+        lines += ["\\end{tabular}}", *(f"\\par\\footnotesize {escape_latex(note)}" for note in notes), "\\end{table}"]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 

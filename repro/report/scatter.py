@@ -74,10 +74,9 @@ def _plot(axis: Axes, panel: Panel, colours: dict[str, str], metric: str) -> Non
         number = drawn[point.model] = drawn.get(point.model, -1) + 1
         # a mean of equal seeds may leave their range by its last bit, and a bar cannot be negative
         bars = [np.maximum([[m - low], [high - m]], 0) for m, low, high in (point.latency, point.score)]
-        axis.errorbar(
-            point.latency[0], point.score[0], xerr=bars[0], yerr=bars[1], color=colours[point.model],
-            marker=_MARKERS[number % len(_MARKERS)], markersize=7, elinewidth=1, capsize=2,
-        )  # fmt: skip
+        looks: dict[str, Any] = {"color": colours[point.model], "marker": _MARKERS[number % len(_MARKERS)]}
+        looks |= {"markersize": 7, "elinewidth": 1, "capsize": 2}
+        axis.errorbar(point.latency[0], point.score[0], xerr=bars[0], yerr=bars[1], **looks)
     axis.set_title(textwrap.fill(panel.title, 62), loc="left", fontsize=10, fontweight="bold")
     axis.set_xlabel(f"latency of one {panel.unit}, ms\n{textwrap.fill(panel.setup, 72)}", fontsize=9)
     plain(axis, ylabel=metric)
@@ -115,10 +114,9 @@ def _boxes(axis: Axes, point: Point) -> list[Bbox]:
 
 def _label(axis: Axes, point: Point, taken: Sequence[Bbox], renderer: Any) -> Bbox:
     """Write a label; returns what it covers."""
-    text = axis.annotate(
-        point.label, (point.latency[0], point.score[0]), (0, 0), textcoords="offset points", fontsize=9,
-        arrowprops={"arrowstyle": "-", "color": "grey", "linewidth": 0.6, "shrinkB": 4},
-    )  # fmt: skip
+    leader = {"arrowstyle": "-", "color": "grey", "linewidth": 0.6, "shrinkB": 4}
+    at = point.latency[0], point.score[0]
+    text = axis.annotate(point.label, at, (0, 0), textcoords="offset points", fontsize=9, arrowprops=leader)
 
     def moved(distance: int, right: int, up: int) -> Bbox:
         text.set_position((right * distance, up * distance))
@@ -129,6 +127,7 @@ def _label(axis: Axes, point: Point, taken: Sequence[Bbox], renderer: Any) -> Bb
     places = [(distance, right, up) for distance in _DISTANCES for right, up in _DIRECTIONS]
     # among equals the nearest: a pixel of distance counts as one square pixel covered
     best = min(places, key=lambda place: _covered(moved(*place), taken, axis.bbox) + place[0])
+    assert text.arrow_patch is not None  # the leader
     text.arrow_patch.set_visible(best[0] > _DISTANCES[1])
     return moved(*best)
 

@@ -85,9 +85,14 @@ def render_all(
 
 
 def write_tables(
-    kinds: Sequence[Any], results: Sequence[Result], folder: Path, private_folder: Path, *,
-    expected: Expected = (), table_of: TableOf,
-) -> list[Path]:  # fmt: skip
+    kinds: Sequence[Any],
+    results: Sequence[Result],
+    folder: Path,
+    private_folder: Path,
+    *,
+    expected: Expected = (),
+    table_of: TableOf,
+) -> list[Path]:
     """Write what the results yield: files whose content changed; generated files no longer produced go. Galleries of
     photographs, which are not ours to publish, go to a folder of their own, where their data is.
 

@@ -98,7 +98,8 @@ def card_of(name: str, weights: Path) -> Card:
 def pictures(images: Iterable[Path]) -> list[Path]:
     """The pictures that files and folders stand for. Raises ReproError for what is missing or no picture, and for two
     whose predictions would be written to one file."""
-    files, stems = find_images(list(images)), {}
+    files = find_images(list(images))
+    stems: dict[str, Path] = {}
     for path in files:
         probe(path)
         if path.stem in stems:

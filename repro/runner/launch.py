@@ -179,8 +179,8 @@ def _run_one(task: Task, bar: tqdm) -> None:
         record_failure(job, task.note)
 
 
-def _messages(process: subprocess.Popen) -> Iterator[Message]:
-    for line in process.stdout:
+def _messages(process: subprocess.Popen[str]) -> Iterator[Message]:
+    for line in process.stdout or ():
         try:
             yield msgspec.json.decode(line, type=Message)
         except msgspec.DecodeError:  # a library that prints

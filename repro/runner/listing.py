@@ -15,9 +15,8 @@ from repro.registry import ARCHITECTURES
 
 def listing(what: str) -> list[dict[str, Any]]:
     """One dict an entry: models, datasets, experiments, claims or tables."""
-    return {
-        "models": _models, "datasets": _datasets, "experiments": _experiments, "claims": _claims, "tables": _tables,
-    }[what]()  # fmt: skip
+    make = {"models": _models, "datasets": _datasets, "experiments": _experiments, "claims": _claims, "tables": _tables}
+    return make[what]()
 
 
 def show(what: str) -> str:

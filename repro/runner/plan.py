@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,6 +19,8 @@ from repro.records.run import config_hash_of
 from repro.registry import architecture
 from repro.runner import preflight
 from repro.tasks.base import Training
+
+Trained = TypeVar("Trained", bound=Training)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +73,13 @@ def results_of(experiment: str) -> list[Result]:
 
 
 def job_for(
-    preset: Preset, profile: str, backend: str, seeds: int | None = None, init: str | None = None,
+    preset: Preset,
+    profile: str,
+    backend: str,
+    seeds: int | None = None,
+    init: str | None = None,
     compile: str | None = None,
-) -> Job:  # fmt: skip
+) -> Job:
     """The job of a preset, with those of the presets it needs above it. `seeds`, `init` and `compile` are those of
     trainings where they are not the preset's own. Raises ReproError for a bad init, and for a graph on JAX."""
     if backend == "jax":
@@ -99,7 +105,7 @@ def job_for(
     )
 
 
-def with_init(kind: Training, init: str | None) -> Training:
+def with_init(kind: Trained, init: str | None) -> Trained:
     """The settings of a training that starts from `init`, by default from its own; `tiny` becomes an experiment. Raises
     ReproError for an unknown one."""
     init = init or kind.init
@@ -136,9 +142,13 @@ def _pretraining_of(kind: Training) -> str:
 
 
 def plan(
-    names: tuple[str, ...], profile: str | None, seeds: int | None, init: str | None, backend: str | None,
+    names: tuple[str, ...],
+    profile: str | None,
+    seeds: int | None,
+    init: str | None,
+    backend: str | None,
     compile: str | None = None,
-) -> list[Task]:  # fmt: skip
+) -> list[Task]:
     """The tasks that names (or a whole profile) stand for, with the experiments they start from.
 
     Raises ReproError for names, profiles, inits and backends that do not exist or do not fit."""

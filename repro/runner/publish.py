@@ -35,8 +35,9 @@ def write_all() -> list[Path]:
     results = read_results(paths.results_dir())
     public, private = paths.tables_dir(), paths.runs_dir() / "gallery"
     written = tables.write_tables(KINDS, results, public, private, expected=expected(), table_of=table_of)
-    if _readme() and readme.update_readme(_readme(), readme.headline(KINDS, results)):
-        written.append(_readme())
+    path = _readme()
+    if path and readme.update_readme(path, readme.headline(KINDS, results)):
+        written.append(path)
     return written
 
 
@@ -44,8 +45,8 @@ def check_all() -> list[str]:
     """What differs between the generated files and what results/ yields, one line each."""
     results = read_results(paths.results_dir())
     found = tables.check_tables(KINDS, results, paths.tables_dir(), expected=expected(), table_of=table_of)
-    if _readme():
-        found += readme.check_readme(_readme(), readme.headline(KINDS, results))
+    if path := _readme():
+        found += readme.check_readme(path, readme.headline(KINDS, results))
     return found
 
 

@@ -100,7 +100,9 @@ def run_adhoc(preset: Preset, seed: int, backend: str | None, compile: str | Non
     launch.run([task], float("inf"), fresh=False)
     if task.state in ("no data", "failed"):
         raise ReproError(f"{preset.name} has {task.state}" if not task.note else task.note)
-    show(find(results_of(job.experiment), job.experiment, job.config_hash, seed))
+    result = find(results_of(job.experiment), job.experiment, job.config_hash, seed)
+    assert result is not None  # the process wrote it, and ended well
+    show(result)
     return 0
 
 

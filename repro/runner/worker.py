@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -46,10 +47,8 @@ def write_results(kind: Kind, runs: Sequence[Run], progress: Progress) -> list[R
 
 
 def _run(job: Job, seed: int, parents: dict[str, Result]) -> Run:
-    return Run(
-        job.experiment, job.kind, seed, profile=job.profile, backend=job.backend, config_hash=job.config_hash,
-        parents=parents,
-    )  # fmt: skip
+    known: dict[str, Any] = {"profile": job.profile, "backend": job.backend, "config_hash": job.config_hash}
+    return Run(job.experiment, job.kind, seed, parents=parents, **known)
 
 
 def _parents(job: Job, seed: int) -> dict[str, Result]:
@@ -57,9 +56,10 @@ def _parents(job: Job, seed: int) -> dict[str, Result]:
     found = {}
     for need in job.needs:
         name = need.experiment
-        found[name] = find(results_of(name), name, need.config_hash, need.seed_for(seed))
-        if found[name] is None:
+        result = find(results_of(name), name, need.config_hash, need.seed_for(seed))
+        if result is None:
             raise ReproError(f"{job.experiment} starts from {name}, which has no result here", f"run {name} first")
+        found[name] = result
     return found
 
 

@@ -1,7 +1,6 @@
 """The tasks of the suite: what networks learn, how it is scored and shown."""
 
 from repro import registry
-from repro.tasks.base import Task
 from repro.tasks.classification import Classification
 from repro.tasks.detection import Detection
 from repro.tasks.instance import Instance
@@ -12,11 +11,12 @@ from repro.tasks.yolo import Yolo
 AnyTask = Classification | Segmentation | Detection | Yolo | RCNN | Instance
 
 
-def task_for(name: str) -> Task:
+def task_for(name: str) -> AnyTask:
     """The task that an architecture learns, with the settings that it needs. Raises ReproError for an unknown name."""
     entry = registry.architecture(name)
     if entry.name == "rcnn":
         return RCNN()
     if entry.task == "detection":
         return Yolo() if entry.paper.startswith("yolo") else Detection(proposals="fast" if name == "fast_rcnn" else "")
-    return {"classification": Classification, "segmentation": Segmentation, "instance": Instance}[entry.task]()
+    tasks: dict[str, type[AnyTask]] = dict(classification=Classification, segmentation=Segmentation, instance=Instance)
+    return tasks[entry.task]()

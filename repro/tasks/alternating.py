@@ -21,9 +21,17 @@ _HEAD = ("fc6", "fc7", "cls_score", "bbox_pred")
 
 
 def alternate(
-    settings: Training, learner: DetectorLearner, records: Any, seed: int, steps: int, num_classes: int, *,
-    names: Sequence[str], augmentation: Callable[[Training, int], Any], max_boxes: int,
-) -> Iterator[Phase]:  # fmt: skip
+    settings: Training,
+    learner: DetectorLearner,
+    records: Any,
+    seed: int,
+    steps: int,
+    num_classes: int,
+    *,
+    names: Sequence[str],
+    augmentation: Callable[[Training, int], Any],
+    max_boxes: int,
+) -> Iterator[Phase]:
     """The four steps, each for `steps` steps, from the weights of the learner's network, which in the end holds the
     shared layers, the RPN and the detector.
 

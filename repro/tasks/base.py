@@ -4,6 +4,7 @@ A task is a struct of the settings that inference and scoring depend on, so that
 Its methods import Keras when they are called: settings are read where no backend is chosen yet.
 """
 
+import abc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -63,9 +64,11 @@ class Phase(NamedTuple):
 class Evaluator:
     """Takes in predictions one by one and gives the scores of all. What a task scores, and how, is in its subclass."""
 
+    @abc.abstractmethod
     def add(self, index: int, prediction: dict[str, Any], record: dict[str, np.ndarray]) -> None:
         """Take in the prediction for a record, number `index` of its split."""
 
+    @abc.abstractmethod
     def metrics(self) -> dict[str, Any]:
         """The scores; None where there is nothing to score."""
 
@@ -88,7 +91,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @property
     def name(self) -> str:
         """The task's name in settings."""
-        return self.__struct_config__.tag
+        return str(self.__struct_config__.tag)
 
     def modules(self) -> tuple[str, ...]:
         """The modules whose versions decide its numbers."""
@@ -105,6 +108,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """The settings with what is counted on the training split filled in, and that in words."""
         return settings, {}
 
+    @abc.abstractmethod
     def records(self, network: Network, data: Data, dataset: Any, split: str, limit: int | None = None) -> Any:
         """The records of a split, of its first `limit` images where given: `len(records)`, `records[i]`."""
 
@@ -116,6 +120,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """What is learned from, drawn from the records of the training split."""
         return records
 
+    @abc.abstractmethod
     def learner(self, settings: Training, num_classes: int, seed: int, steps: int, records: Any) -> Any:
         """A learner with fresh weights that are a function of the seed, ready to train for `steps` steps."""
 
@@ -130,6 +135,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         learner's network holds the trained weights."""
         yield Phase("", learner, records, seed)
 
+    @abc.abstractmethod
     def predictor(self, network: Network, data: Data, num_classes: int, channels: int, trained: Any = None) -> Any:
         """From batches to predictions. It has weights of its own, or shares those of the `trained` network."""
 
@@ -141,12 +147,15 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """What `complete` learned, as named arrays for the weight file."""
         return {}
 
+    @abc.abstractmethod
     def evaluator(self, dataset: Any, split: str, count: int, curve: bool = False) -> Evaluator:
         """Scores of the first `count` images of a split; `curve`: only what is drawn against the epoch."""
 
+    @abc.abstractmethod
     def protocol(self, network: Network, data: Data, info: Info) -> dict[str, Any]:
         """How the scores are obtained, in words."""
 
+    @abc.abstractmethod
     def picture_records(self, images: Sequence[np.ndarray], network: Network, data: Data) -> list[dict]:
         """Records of pictures uint8 [H,W,C] that belong to no data set."""
 
@@ -159,13 +168,16 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ) -> tuple[str, Any, dict[str, Any]]:
         """An answer about a file of this name, with the classes of a loader: a line to print, what goes into
         `predictions.json`, and PIL images to write by the end of their file names."""
+        raise NotImplementedError(f"{self.name} has no pictures to show")
 
 
 def input_size_of(network: Network) -> tuple[int, int]:
     """(height, width) that a network sees at a time."""
-    return tuple(network.input_size or registry.architecture(network.name).input_size)
+    height, width = network.input_size or registry.architecture(network.name).input_size
+    return height, width
 
 
 def canvas_of(network: Network, data: Data) -> tuple[int, int]:
     """(height, width) images are fitted into."""
-    return tuple(data.size or input_size_of(network))
+    height, width = data.size or input_size_of(network)
+    return height, width

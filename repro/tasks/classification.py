@@ -28,10 +28,11 @@ class TopK(Evaluator):
             self._hits[k] += int(top_k_correct(prediction["scores"][None], record["label"][None], k)[0])
 
     def metrics(self) -> dict[str, Any]:
+        """As `classification_scores` gives them."""
         return classification_scores(self._hits[1], self._hits[5] if self._classes >= 5 else None, self._total)
 
 
-class Dense(Task):
+class Dense(Task, frozen=True):
     """What classification and segmentation share: networks that map an image to class scores."""
 
     LATENCY: ClassVar[str] = "one image or tile of the network's input size, XLA, batch 1, after training"
@@ -62,7 +63,7 @@ class Dense(Task):
         return DensePredictor(model, canvas_of(network, data), getattr(self, "tile_margin", None))
 
 
-class Classification(Dense, tag="classification"):
+class Classification(Dense, tag="classification", frozen=True):
     """Classification has no settings of its own."""
 
     TABLE: ClassVar[str] = "classification"
@@ -73,12 +74,15 @@ class Classification(Dense, tag="classification"):
         return decoded(dataset, split, canvas_of(network, data), self.name, limit=limit)
 
     def evaluator(self, dataset: Any, split: str, count: int, curve: bool = False) -> Evaluator:
+        """Top-1 and top-5 accuracy, `TopK`."""
         return TopK(len(dataset.info.classes))
 
     def protocol(self, network: Network, data: Data, info: Info) -> dict[str, Any]:
+        """How a prediction is counted, and what of the image it is of."""
         return {**classification_protocol(), "crop": "one centre crop, no test-time augmentation"}
 
     def picture_records(self, images: Sequence[np.ndarray], network: Network, data: Data) -> list[dict]:
+        """Centre crops at the network's input size."""
         return [centre_crop(Sample("", image, label=0), canvas_of(network, data)) for image in images]
 
     def show(
@@ -93,5 +97,9 @@ class Classification(Dense, tag="classification"):
 
 
 def shares_text(name: str, shares: dict[str, float]) -> str:
-    """`tree.png: sky 40%, tree 30%`: the first five."""
+    """The first five.
+
+    >>> shares_text("tree.png", {"sky": 0.4, "tree": 0.3})
+    'tree.png: sky 40%, tree 30%'
+    """
     return f"{name}: " + ", ".join(f"{what} {share:.0%}" for what, share in list(shares.items())[:5])

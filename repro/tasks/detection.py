@@ -45,6 +45,7 @@ class Boxes(Evaluator):
         self.predictions.append(prediction)
 
     def metrics(self) -> dict[str, Any]:
+        """The scores against the objects of as many images as there are predictions."""
         return self.scores(objects_of(self._dataset, self._split, len(self.predictions), masks=self._masks))
 
     def scores(self, objects: Objects) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def chosen_objects(found: dict[str, Any], chosen: np.ndarray) -> dict[str, Any]:
     return entry | ({"masks": [found["masks"][k] for k in chosen]} if "masks" in found else {})
 
 
-class Detection(Task, tag="detection"):
+class Detection(Task, tag="detection", frozen=True):
     """proposals: mode of selective search ("fast" or "quality") for networks that do not propose regions themselves,
     and `search` its other options. training: "joint", or "alternating" for the four steps of Faster R-CNN's Section
     3.2. decoding: options of the model file's `detect`. recall_counts: how many proposals their recall is measured at.
@@ -152,6 +153,7 @@ class Detection(Task, tag="detection"):
         return Mirror(seed) if settings.augment.get("flip") else None
 
     def learner(self, settings: Training, num_classes: int, seed: int, steps: int, records: Any) -> Any:
+        """As `Task.learner`: the network and the learner of `trained`, built on the first record."""
         from repro.tasks.learners import compiled
         from repro.tasks.networks import build
 
@@ -169,21 +171,22 @@ class Detection(Task, tag="detection"):
         return network, DetectorLearner
 
     def phase_names(self) -> tuple[str, ...]:
+        """One without a name, or the four steps of alternating training."""
         return ALTERNATING if self.training == "alternating" else super().phase_names()
 
     def phases(
         self, settings: Training, learner: Any, records: Any, seed: int, steps: int, num_classes: int
     ) -> Iterator[Phase]:
+        """All layers at once, or the four steps of `repro.tasks.alternating`."""
         if self.training == "joint":
             return super().phases(settings, learner, records, seed, steps, num_classes)
         from repro.tasks.alternating import alternate
 
-        return alternate(
-            settings, learner, records, seed, steps, num_classes, names=ALTERNATING, augmentation=self.augmentation,
-            max_boxes=MAX_BOXES,
-        )  # fmt: skip
+        own: dict[str, Any] = {"names": ALTERNATING, "augmentation": self.augmentation, "max_boxes": MAX_BOXES}
+        return alternate(settings, learner, records, seed, steps, num_classes, **own)
 
     def predictor(self, network: Network, data: Data, num_classes: int, channels: int, trained: Any = None) -> Any:
+        """As `Task.predictor`, with weights of its own: training heads are not those of inference."""
         from repro.tasks.networks import build
         from repro.tasks.predictors import DetectorPredictor
 
@@ -191,19 +194,21 @@ class Detection(Task, tag="detection"):
         return DetectorPredictor(model, registry.module_of(network.name).detect, self.decoding)
 
     def evaluator(self, dataset: Any, split: str, count: int, curve: bool = False) -> Evaluator:
+        """Average precisions, `Boxes`; for curves without the recall of proposals."""
         return Boxes(dataset, split, () if curve else self.recall_counts)
 
     def protocol(self, network: Network, data: Data, info: Info) -> dict[str, Any]:
         """The metrics, and what of a network's boxes becomes a detection."""
         canvas = "x".join(map(str, canvas_of(network, data)))
         return {
-            **detection_protocol(), **coco_protocol(),
+            **detection_protocol(),
+            **coco_protocol(),
             "inference": f"images fitted into {canvas}; boxes mapped back and scored in the original image; one scale, "
             "no flip at test time",
             **({"images": f"the first {data.test_limit} of the split"} if data.test_limit else {}),
             **({"proposals": f"selective search, {self.proposals} mode"} if self.proposals else {}),
             "detections": detections_text(self._thresholds(network)),
-        }  # fmt: skip
+        }
 
     def _thresholds(self, network: Network) -> dict[str, Any]:
         signature = inspect.signature(registry.module_of(network.name).detect)
@@ -253,7 +258,11 @@ def detections_text(options: dict[str, Any]) -> str:
 
 
 def coco_results(image_id: int | str, objects: dict[str, Any], categories: Sequence[int]) -> list[dict[str, Any]]:
-    """COCO's results of an image: bbox as x, y, width, height; segmentation as compressed run lengths."""
+    """COCO's results of an image: bbox as x, y, width, height; segmentation as compressed run lengths.
+
+    >>> coco_results(7, {"boxes": [[1, 2, 4, 8]], "scores": [0.5], "classes": [0]}, categories=(18,))
+    [{'image_id': 7, 'category_id': 18, 'bbox': [1.0, 2.0, 3.0, 6.0], 'score': 0.5}]
+    """
     answers = []
     for index, (x1, y1, x2, y2) in enumerate(np.asarray(objects["boxes"], float).round(2).tolist()):
         entry = {

@@ -41,7 +41,7 @@ class Masks(Boxes):
         return kept | {"instances": Artifact(file=path.name, sha256=sha256_of(path))}
 
 
-class Instance(Detection, tag="instance"):
+class Instance(Detection, tag="instance", frozen=True):
     """As `Detection`. decoding: options of the network for its final boxes (`score_threshold`, `nms_threshold`,
     `max_detections`)."""
 
@@ -72,9 +72,11 @@ class Instance(Detection, tag="instance"):
         return DetectorPredictor(model, registry.module_of(network.name).detect, {})
 
     def evaluator(self, dataset: Any, split: str, count: int, curve: bool = False) -> Evaluator:
+        """Average precisions of boxes and masks, `Masks`."""
         return Masks(dataset, split, () if curve else self.recall_counts, masks=True)
 
     def protocol(self, network: Network, data: Data, info: Info) -> dict[str, Any]:
+        """As of boxes, with how masks are made and scored."""
         words = super().protocol(network, data, info) | instance_protocol()
         words["inference"] = words["inference"].replace("boxes mapped", "boxes and masks mapped")
         words["detections"] += "; masks cut at 0.5"

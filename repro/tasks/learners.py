@@ -54,6 +54,8 @@ class MultiScaleLearner(DetectorLearner):
     """A detector that trains on images of changing size. Batches come on one canvas; `augment`, a `Jitter`, brings them
     to the size of the step. One program is compiled for each size."""
 
+    train_function: Any  # Keras' attribute, which its code leaves untyped
+
     def __init__(self, *settings: Any, batch_size: int, seed: int, sizes: Sequence[int], size_steps: int) -> None:
         super().__init__(*settings, batch_size=batch_size)
         self.sizes, self.size_steps = tuple(sizes), size_steps
@@ -132,7 +134,12 @@ def adopt(learner: Learner, fresh: Learner) -> None:
 class BurnIn(keras.optimizers.schedules.LearningRateSchedule):
     """A rate that grows with the fourth power of the step for `steps` steps (Darknet's get_current_rate, src/network.c;
     the first step is number 1), and is that of `after` from then on: a number, or a schedule, which has gone on all
-    the while."""
+    the while.
+
+    >>> rate = BurnIn(0.1, peak=0.1, steps=2)
+    >>> [round(float(rate(step)), 5) for step in range(3)]
+    [0.00625, 0.1, 0.1]
+    """
 
     def __init__(self, after: Any, peak: float, steps: int) -> None:
         super().__init__()
@@ -145,6 +152,7 @@ class BurnIn(keras.optimizers.schedules.LearningRateSchedule):
         return ops.where(number < self.steps, growing, ops.cast(after, "float32"))
 
     def get_config(self) -> dict[str, Any]:
+        """The arguments it was made with."""
         return {"after": self.after, "peak": self.peak, "steps": self.steps}
 
 
@@ -161,10 +169,8 @@ def make_schedule(settings: Training, steps: int) -> Any:
         if settings.burn_in:
             raise ReproError("schedule cosine takes no burn_in", "use warmup with it")
         warmup = round(steps * settings.warmup)
-        rate = schedules.CosineDecay(
-            0.0 if warmup else peak, max(1, steps - warmup), warmup_target=peak if warmup else None,
-            warmup_steps=warmup,
-        )  # fmt: skip
+        start, target = (0.0, peak) if warmup else (peak, None)
+        rate = schedules.CosineDecay(start, max(1, steps - warmup), warmup_target=target, warmup_steps=warmup)
     grown = round(steps * settings.burn_in)
     return BurnIn(rate, peak, grown) if grown else rate
 

@@ -18,11 +18,9 @@ def build(network: Network, num_classes: int, channels: int | None = None, heads
     """The network of some settings for a data set of so many classes and channels, with weights from the seed.
 
     `Network.options` are the model file's; heads as of `registry.build`."""
-    return registry.build(
-        network.name, num_classes=network.num_classes or num_classes, input_size=network.input_size,
-        channels=network.channels or channels, heads=heads, variant=network.variant, width=network.width,
-        depth=network.depth, **network.options,
-    )  # fmt: skip
+    known = {name: getattr(network, name) for name in ("variant", "width", "depth", "input_size")}
+    known |= {"num_classes": network.num_classes or num_classes, "channels": network.channels or channels}
+    return registry.build(network.name, heads=heads, **known, **network.options)
 
 
 @functools.lru_cache(maxsize=4)
@@ -85,12 +83,10 @@ def _flops_of(layer: keras.layers.Layer) -> int:
 def card_of(model: keras.Model, name: str, settings: Network) -> dict[str, Any]:
     """What the result of a timing says of a network: size and cost."""
     entry = registry.architecture(name)
-    return {
-        "model": name, "variant": settings.variant or entry.variants[0], "width": settings.width,
-        "depth": settings.depth, "input_size": list(image_shape(model)[:2]),
-        "num_classes": settings.num_classes or entry.num_classes, "params": parameter_count(model),
-        "flops": flops(model),
-    }  # fmt: skip
+    card: dict[str, Any] = {"model": name, "variant": settings.variant or entry.variants[0]}
+    card |= {"width": settings.width, "depth": settings.depth, "input_size": list(image_shape(model)[:2])}
+    card["num_classes"] = settings.num_classes or entry.num_classes
+    return card | {"params": parameter_count(model), "flops": flops(model)}
 
 
 def positive_anchors(network: keras.Model, record: dict[str, np.ndarray]) -> np.ndarray | None:

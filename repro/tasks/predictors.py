@@ -1,5 +1,6 @@
 """A network as it is used: from batches of records to predictions, image by image, as one compiled program."""
 
+import abc
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,9 +30,11 @@ class Predictor:
         """Take over the weights of the network that was trained."""
         copy_weights(trained, self.network)
 
+    @abc.abstractmethod
     def outputs(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the program gives for a batch of records, as NumPy."""
 
+    @abc.abstractmethod
     def prediction(self, outputs: dict[str, np.ndarray], record: dict[str, np.ndarray], index: int) -> dict[str, Any]:
         """The prediction for one record of a batch."""
 
@@ -66,7 +69,7 @@ class DensePredictor(Predictor):
 
     def __init__(self, network: keras.Model, canvas: tuple[int, int], tile_margin: int | None = None) -> None:
         super().__init__(network)
-        self.canvas = tuple(canvas)
+        self.canvas = canvas
         self.kept = _kept(network, self.canvas, tile_margin)
         self.batch_size = 1 if self.kept else 8
 
@@ -80,6 +83,7 @@ class DensePredictor(Predictor):
         return {"scores": scores[None]}
 
     def prediction(self, outputs: dict[str, np.ndarray], record: dict[str, np.ndarray], index: int) -> dict[str, Any]:
+        """`scores` float32, [K] or [h,w,K]."""
         return {"scores": outputs["scores"][index]}
 
     def _forward(self, images: np.ndarray) -> np.ndarray:
@@ -87,6 +91,7 @@ class DensePredictor(Predictor):
         return np.asarray(ops.convert_to_numpy(backend.forward(self.network, "xla")(tensor)["scores"]), "float32")
 
     def example(self, records: Any) -> tuple[Callable[[Any], Any], Any]:
+        """The network, and uniform noise [1,H,W,C] of its input size."""
         shape = (1, *self.network.input_shape[1:])
         images = np.random.default_rng(0).uniform(0, 255, shape).astype("float32")
         return backend.forward(self.network, "xla"), backend.to_device(images)
@@ -132,17 +137,19 @@ class DetectorPredictor(Predictor):
         self.detector = Detector(network, detect, options)
 
     def outputs(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What `Detector.call` gives, in pixels of the network's input."""
         tensors = {name: ops.convert_to_tensor(values) for name, values in batch.items()}
         return to_numpy(backend.forward(self.detector, "xla")(tensors))
 
     def prediction(self, outputs: dict[str, np.ndarray], record: dict[str, np.ndarray], index: int) -> dict[str, Any]:
+        """What was found, in pixels of the original image; padding is gone."""
         sizes, count = (record["valid_size"], record["original_size"]), int(outputs["count"][index])
         found: dict[str, Any] = {name: outputs[name][index, :count] for name in ("scores", "classes")}
         found["boxes"] = rescale(outputs["boxes"][index, :count], *sizes)
         if "masks" in outputs:
-            original = tuple(map(int, sizes[1]))
+            height, width = map(int, record["original_size"])
             pairs = zip(outputs["masks"][index, :count], found["boxes"], strict=True)
-            found["masks"] = [encode_rle(paste_mask(mask, box, original)) for mask, box in pairs]
+            found["masks"] = [encode_rle(paste_mask(mask, box, (height, width))) for mask, box in pairs]
         if "proposals" in outputs:
             chosen = outputs["proposals"][index][outputs["proposal_valid"][index]]
         elif "proposals" in record:  # selective search's
@@ -152,6 +159,7 @@ class DetectorPredictor(Predictor):
         return found | {"proposals": rescale(chosen, *sizes)}
 
     def example(self, records: Any) -> tuple[Callable[[Any], Any], Any]:
+        """The detector, and the first record."""
         batch = {name: backend.to_device(value[None]) for name, value in records[0].items()}
         return backend.forward(self.detector, "xla"), batch
 

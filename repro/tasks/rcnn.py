@@ -45,10 +45,11 @@ class Variants(Boxes):
         return super().scores(objects) | lesser
 
     def seconds(self) -> dict[str, list[float]]:
+        """The seconds of each stage, `stage.<name>`, without the first image where there are more: it compiles."""
         return {f"stage.{name}": values[1:] or values for name, values in self._seconds.items()}
 
 
-class RCNN(Dense, tag="rcnn"):
+class RCNN(Dense, tag="rcnn", frozen=True):
     """proposals: mode of selective search and `search` its other options; num_proposals: what it gives; svm_cache: the
     negatives that an SVM keeps at most (None: no limit, as released)."""
 
@@ -61,19 +62,20 @@ class RCNN(Dense, tag="rcnn"):
     svm_cache: int | None = None
 
     def records(self, network: Network, data: Data, dataset: Any, split: str, limit: int | None = None) -> Any:
+        """Whole images with their proposals, `repro.tasks.regions.Images`."""
         from repro.tasks.regions import Images
 
-        return Images(
-            dataset, split, canvas_of(network, data), self.proposals, self.num_proposals, limit=limit,
-            search=self.search,
-        )  # fmt: skip
+        size, count = canvas_of(network, data), self.num_proposals
+        return Images(dataset, split, size, self.proposals, count, limit=limit, search=self.search)
 
     def training_records(self, records: Any, seed: int) -> Any:
+        """Warped regions with their labels, `repro.tasks.regions.RegionRecords`."""
         from repro.tasks.regions import RegionRecords
 
         return RegionRecords(records, seed)
 
     def predictor(self, network: Network, data: Data, num_classes: int, channels: int, trained: Any = None) -> Any:
+        """A `RegionPredictor` with weights of its own; `complete` gives it SVMs and regressions."""
         from repro.tasks.networks import build
         from repro.tasks.regions import RegionPredictor
 
@@ -95,22 +97,25 @@ class RCNN(Dense, tag="rcnn"):
     def extra_weights(self, predictor: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
         """The SVMs, their scales, and the regressions there are."""
         solved = predictor.solved
-        return {
-            "svm/weights": solved["weights"], "svm/bias": solved["bias"],
-            "svm/scales": np.array([solved["scale"], solved["box_scale"]], "float32"),
-            **{f"boxes/{name}": value for name, value in zip(names, solved["boxes"], strict=True) if value is not None},
-        }  # fmt: skip
+        scales = np.array([solved["scale"], solved["box_scale"]], "float32")
+        found = {
+            f"boxes/{name}": value for name, value in zip(names, solved["boxes"], strict=True) if value is not None
+        }
+        return {"svm/weights": solved["weights"], "svm/bias": solved["bias"], "svm/scales": scales, **found}
 
     def evaluator(self, dataset: Any, split: str, count: int, curve: bool = False) -> Evaluator:
+        """Average precisions of the three forms, `Variants`."""
         return Variants(dataset, split)
 
     def protocol(self, network: Network, data: Data, info: Info) -> dict[str, Any]:
+        """The metrics, what becomes a detection, and what the lesser forms leave out."""
         from repro.models.rcnn import NMS_IOU
         from repro.tasks.regions import SVM_THRESHOLD
 
         side = "x".join(map(str, canvas_of(network, data)))
         return {
-            **detection_protocol(), **coco_protocol(),
+            **detection_protocol(),
+            **coco_protocol(),
             **({"images": f"the first {data.test_limit} of the split"} if data.test_limit else {}),
             "proposals": f"selective search, {self.proposals} mode",
             "inference": f"{self.num_proposals} proposals warped to {side}",
@@ -120,7 +125,7 @@ class RCNN(Dense, tag="rcnn"):
             "feature_bytes": "fc7 of the proposals and their overlaps with the objects, float16, an image on the disk",
             "map_unrefined": "without box regression",
             "map_softmax": "fine-tuning's softmax in place of the SVMs, without box regression",
-        }  # fmt: skip
+        }
 
     def scored_records(self, network: Network, data: Data, dataset: Any, split: str) -> Any:
         """Raise ReproError: a weight file alone is no R-CNN."""

@@ -32,9 +32,16 @@ class Images:
     left out."""
 
     def __init__(
-        self, dataset: Any, split: str, size: tuple[int, int], mode: str, num_proposals: int, *,
-        limit: int | None, search: dict[str, Any],
-    ) -> None:  # fmt: skip
+        self,
+        dataset: Any,
+        split: str,
+        size: tuple[int, int],
+        mode: str,
+        num_proposals: int,
+        *,
+        limit: int | None,
+        search: dict[str, Any],
+    ) -> None:
         self.size, count = size, min(limit or dataset.size(split), dataset.size(split))
         self.num_classes = len(dataset.info.classes)
         self.proposals = proposals_of(dataset, split, mode, num_proposals, limit=limit, **search)
@@ -44,10 +51,9 @@ class Images:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return {
-            "image": self.samples[index].image, "proposals": self.proposals[index],
-            "search_seconds": np.asarray(self.proposals.seconds(index)), "size": np.asarray(self.size),
-        }  # fmt: skip
+        seconds, size = np.asarray(self.proposals.seconds(index)), np.asarray(self.size)
+        image, proposals = self.samples[index].image, self.proposals[index]
+        return {"image": image, "proposals": proposals, "search_seconds": seconds, "size": size}
 
     def objects(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Boxes [M,4] and classes [M] to learn from."""
@@ -120,7 +126,8 @@ class RegionPredictor(Predictor):
 
     def __init__(self, network: keras.Model, num_proposals: int) -> None:
         super().__init__(network)
-        self.num_proposals, self.solved = num_proposals, {}
+        self.num_proposals = num_proposals
+        self.solved: dict[str, Any] = {}
         self._programs = {
             name: backend.forward(Decode(threshold), "xla")
             for name, threshold in (("svm", SVM_THRESHOLD), ("softmax", SOFTMAX_THRESHOLD))
@@ -143,7 +150,7 @@ class RegionPredictor(Predictor):
         (image,), (proposals,), (side,) = batch["image"], batch["proposals"], batch["size"]
         clock = time.perf_counter
         marks = [clock()]
-        regions = warp_regions(image, proposals, tuple(map(int, side)))
+        regions = warp_regions(image, proposals, (int(side[0]), int(side[1])))
         marks.append(clock())
         outputs = self.features(regions)
         marks.append(clock())
@@ -161,6 +168,7 @@ class RegionPredictor(Predictor):
         return found
 
     def prediction(self, outputs: dict[str, Any], record: dict[str, np.ndarray], index: int) -> dict[str, Any]:
+        """What `outputs` gives: a batch is one image."""
         return outputs
 
     def classify(self, outputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -179,9 +187,11 @@ class RegionPredictor(Predictor):
         """Detections of one image by "svm" or "softmax": boxes [n,4], scores [n], classes [n]."""
         count, (number, kinds) = self.num_proposals, scores.shape
         padded = {
-            "proposals": np.zeros((1, count, 4), "float32"), "deltas": np.zeros((1, count, kinds, 4), "float32"),
-            "scores": np.full((1, count, kinds), -np.inf, "float32"), "size": np.asarray([size], "float32"),
-        }  # fmt: skip
+            "proposals": np.zeros((1, count, 4), "float32"),
+            "deltas": np.zeros((1, count, kinds, 4), "float32"),
+            "scores": np.full((1, count, kinds), -np.inf, "float32"),
+            "size": np.asarray([size], "float32"),
+        }
         for key, values in (("proposals", proposals), ("deltas", deltas), ("scores", scores)):
             padded[key][0, :number] = values
         found = to_numpy(
@@ -190,6 +200,7 @@ class RegionPredictor(Predictor):
         return {key: found[key][0, : int(found["count"][0])] for key in ("boxes", "scores", "classes")}
 
     def cost(self) -> dict[str, int]:
+        """Parameters of the network, and its operations for all proposals of an image."""
         cost = super().cost()
         return cost | {"flops": self.num_proposals * cost["flops"]}
 
@@ -233,19 +244,17 @@ def solve(
 
         started = time.perf_counter()
         width = predictor.network.output["features"].shape[-1]
-        solved = train_svms(
-            [np.array(rows, "float16").reshape(-1, width) for rows in positives], kept_features, kinds,
-            negative_iou=rcnn.NEGATIVE_IOU, cache=cache,
-        )  # fmt: skip
+        objects = [np.array(rows, "float16").reshape(-1, width) for rows in positives]
+        solved = train_svms(objects, kept_features, kinds, negative_iou=rcnn.NEGATIVE_IOU, cache=cache)
         seconds["SVMs"] = time.perf_counter() - started
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     started = time.perf_counter()
     scale = 20.0 / float(np.concatenate(norms).mean())
-    regressions = []
+    regressions: list[np.ndarray | None] = []
     for rows in examples:
-        columns = (np.stack(column) for column in zip(*rows[:BOX_SAMPLES], strict=True))
-        regressions.append(ridge_boxes(*columns, scale=scale) if rows else None)
+        columns = [np.stack(column) for column in zip(*rows[:BOX_SAMPLES], strict=True)]
+        regressions.append(ridge_boxes(columns[0], columns[1], scale=scale) if rows else None)
     seconds["box regression"] = time.perf_counter() - started
     return {**solved, "boxes": regressions, "box_scale": scale, "bytes": size / len(images)}, seconds
 

@@ -64,7 +64,8 @@ class Overlap(Evaluator):
         self._confusion = np.zeros((len(self._names), len(self._names)), "int64")
         self._segments = None if curve else dataset.info.segments_class
         self._rand = None if self._segments is None else RandScore()
-        self._shown, self._maps = sample_indices(count), []
+        self._shown = sample_indices(count)
+        self._maps: list[np.ndarray] = []
 
     def add(self, index: int, prediction: dict[str, Any], record: dict[str, np.ndarray]) -> None:
         """prediction: scores [h,w,K]; record: valid_size and, for curves, semantic."""
@@ -79,10 +80,11 @@ class Overlap(Evaluator):
             truth = self._dataset.sample(self._split, index).semantic
         scores = resized(scores, valid, truth.shape)
         self._confusion += confusion_matrix(truth, labels_of(scores), len(self._names))
-        if self._rand:
+        if self._rand and self._segments is not None:
             self._rand.add(truth == self._segments, probability_of(scores, self._segments))
 
     def metrics(self) -> dict[str, Any]:
+        """As `segmentation_scores` gives them, with the Rand score where there is one."""
         return segmentation_scores(self._confusion, self._names) | (self._rand.result() if self._rand else {})
 
     def samples(self, run: Run, predictor: Any, records: Any) -> dict[str, Artifact]:
@@ -93,7 +95,7 @@ class Overlap(Evaluator):
         return {"samples": Artifact(file=path.name, sha256=sha256_of(path))}
 
 
-class Segmentation(Dense, tag="segmentation"):
+class Segmentation(Dense, tag="segmentation", frozen=True):
     """tile_margin: None scores whole images; a number scores by overlapping tiles, of whose outputs so many pixels at
     each side are dropped."""
 
@@ -103,6 +105,7 @@ class Segmentation(Dense, tag="segmentation"):
     tile_margin: int | None = None
 
     def class_names(self, info: Info) -> tuple[str, ...]:
+        """The classes of pixels, the background among them where it is labelled."""
         return info.semantic_classes
 
     def measured(self, settings: Training, dataset: Any) -> tuple[Training, dict[str, Any]]:
@@ -121,6 +124,7 @@ class Segmentation(Dense, tag="segmentation"):
         return decoded(dataset, split, canvas_of(network, data), self.name, limit=limit)
 
     def evaluator(self, dataset: Any, split: str, count: int, curve: bool = False) -> Evaluator:
+        """One confusion matrix over all pixels, `Overlap`."""
         return Overlap(dataset, split, count, curve)
 
     def protocol(self, network: Network, data: Data, info: Info) -> dict[str, Any]:
@@ -135,6 +139,7 @@ class Segmentation(Dense, tag="segmentation"):
         return words
 
     def picture_records(self, images: Sequence[np.ndarray], network: Network, data: Data) -> list[dict]:
+        """Images fitted into the canvas."""
         return [letterbox(Sample("", image, label=0), canvas_of(network, data)) for image in images]
 
     def answer(self, image: np.ndarray, prediction: dict[str, Any], record: dict[str, np.ndarray]) -> dict[str, Any]:

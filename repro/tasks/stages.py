@@ -48,6 +48,7 @@ class Call(keras.Model):
         self.built = True  # JAX asks
 
     def call(self, inputs, training=False):
+        """What the function makes of the inputs."""
         return self.function(inputs)
 
 
@@ -95,8 +96,9 @@ def untrained_rcnn(settings: Network, num_classes: int, num_proposals: int) -> R
         "weights": random.normal(0, 0.01, (width, num_classes)).astype("float32"),
         "bias": np.zeros(num_classes, "float32"),
         "boxes": [random.normal(0, 1e-4, (depth + 1, 4)).astype("float32") for _ in range(num_classes)],
-        "scale": 1.0, "box_scale": 1.0,
-    }  # fmt: skip
+        "scale": 1.0,
+        "box_scale": 1.0,
+    }
     predictor.features(np.zeros((1, *image_shape(network)), "uint8"))
     return predictor
 

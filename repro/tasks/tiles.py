@@ -12,13 +12,17 @@ Forward = Callable[[np.ndarray], np.ndarray]
 def kept_size(input_size: tuple[int, int], output_size: tuple[int, int], margin: int) -> tuple[int, int]:
     """(height, width) of what is kept of each tile's output once `margin` pixels are dropped at each side.
 
-    Raises ReproError when nothing is left, or when input and output cannot share a centre."""
+    Raises ReproError when nothing is left, or when input and output cannot share a centre.
+
+    >>> kept_size((572, 572), (388, 388), 32)  # U-Net as published
+    (324, 324)
+    """
     for length, out in zip(input_size, output_size, strict=True):
         if (length - out) % 2 or out > length:
             raise ReproError(
                 f"outputs of {output_size} have no centre in inputs of {input_size}", "choose another size"
             )
-    kept = tuple(out - 2 * margin for out in output_size)
+    kept = output_size[0] - 2 * margin, output_size[1] - 2 * margin
     if margin < 0 or min(kept) < 1:
         raise ReproError(
             f"a tile margin of {margin} leaves nothing of {output_size[0]}x{output_size[1]} outputs",
@@ -41,13 +45,14 @@ def overlap_tile(
     after = [rows * kept[0] - height + before[0], columns * kept[1] - width + before[1]]
     padded = np.pad(image, ((before[0], after[0]), (before[1], after[1]), (0, 0)), mode="reflect")
     corners = [(row * kept[0], column * kept[1]) for row in range(rows) for column in range(columns)]
-    canvas = None
+    canvas: np.ndarray | None = None
     for (top, left), scores in _scores(forward, padded, corners, input_size, batch_size):
         if canvas is None:
             canvas = np.empty((rows * kept[0], columns * kept[1], scores.shape[-1]), "float32")
         drop = [(out - part) // 2 for out, part in zip(scores.shape, kept, strict=False)]
         centre = scores[drop[0] : drop[0] + kept[0], drop[1] : drop[1] + kept[1]]
         canvas[top : top + kept[0], left : left + kept[1]] = centre
+    assert canvas is not None  # an image has at least one tile
     return canvas[:height, :width]
 
 

@@ -15,10 +15,10 @@ VERSION = 1  # raised when its numbers change on purpose: results of another ver
 STRIDE = 32  # pixels of the coarsest cell, which every size is a multiple of
 # the others end in fully connected layers
 ANY_SIZE = ("yolo_v2", "yolo_v3")
-_STILL = {"scale": 0.0, "shift": 0.0, "saturation": 1.0, "exposure": 1.0}
+_STILL: dict[str, Any] = {"scale": 0.0, "shift": 0.0, "saturation": 1.0, "exposure": 1.0}
 
 
-class Yolo(Detection, tag="yolo"):
+class Yolo(Detection, tag="yolo", frozen=True):
     """As `Detection`. sizes: sides of the square images that training changes between every `size_steps` steps (YOLO
     v2, Section 2); () is one size."""
 
@@ -61,5 +61,5 @@ class Yolo(Detection, tag="yolo"):
         from repro.tasks.learners import MultiScaleLearner
 
         network = msgspec.structs.replace(network, options=network.options | {"multi_scale": True})
-        sizes = {"seed": seed, "sizes": self.sizes, "size_steps": self.size_steps}
+        sizes: dict[str, Any] = {"seed": seed, "sizes": self.sizes, "size_steps": self.size_steps}
         return network, functools.partial(MultiScaleLearner, **sizes)

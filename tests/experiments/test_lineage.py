@@ -9,7 +9,7 @@ from repro.experiments import lineage as kind
 from repro.experiments.lineage import Lineage, lineage_sections, rpn_sections
 from repro.experiments.train import Train
 from repro.facts import paper_value
-from repro.records.result import Dataset, Timing
+from repro.records.result import Timing
 from repro.records.settings import Data
 from repro.report.detectors import recall_sections, training_sections
 from repro.tasks.stages import fit_scene
@@ -313,11 +313,6 @@ def test_region_proposals_that_were_not_timed_have_no_row():
     assert list(rows_by(rpn_sections([timed(search=None)]), "what"))[-1] == "whole Faster R-CNN"
     assert list(rows_by(rpn_sections([timed(models=("rcnn", "fast_rcnn"))]), "what")) == ["selective search"]
     assert rpn_sections([timed(models=("rcnn",), search=None)]) == []
-
-
-# --- training and recall
-
-VOC = Dataset(name="voc2007", version="1", split="test", fingerprint="c" * 16, official=True)
 
 
 def covered(counts, half, most, average):

@@ -12,6 +12,7 @@ RUNS = {"counts": [13, 9, 3, 9, 158], "size": [12, 16]}
 
 
 def thing(number, image=139, category=18, box=(2.5, 1.0, 7.5, 8.5), mask=TRIANGLE, crowd=0):
+    """An annotation."""
     return {
         "id": number,
         "image_id": image,
@@ -24,6 +25,7 @@ def thing(number, image=139, category=18, box=(2.5, 1.0, 7.5, 8.5), mask=TRIANGL
 
 
 def picture(number, size=(12, 16)):
+    """An entry of an image."""
     return {"id": number, "file_name": f"{number:012}.jpg", "height": size[0], "width": size[1], "license": 3}
 
 
@@ -36,5 +38,6 @@ OBJECTS = [
 
 
 def instances(objects=OBJECTS, images=(397, 139, 25), **others):
+    """A whole annotation file."""
     content = {"info": {}, "images": list(map(picture, images)), "annotations": objects, "categories": CATEGORIES}
     return content | others

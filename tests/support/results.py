@@ -15,10 +15,12 @@ OLD, NEW = {"engine.train": 0}, {"engine.train": version_of("engine.train")}
 
 
 def machine(name="m1", accelerator="none", cpu="Xeon", cores=2, driver=""):
+    """A machine."""
     return Machine(id=name, accelerator=accelerator, driver=driver, cpu=cpu, cores=cores, memory_gib=8.0)
 
 
 def result(run_id, **fields):
+    """A whole result of a training, but for the fields that are given."""
     base = {
         "schema_version": 2, "run_id": run_id, "kind": "train", "task": "segmentation", "experiment": "camvid-fcn8s",
         "model": "fcn8s", "variant": "paper", "width": 1.0, "depth": 1.0, "input_size": (360, 480),
@@ -36,6 +38,7 @@ def result(run_id, **fields):
 
 
 def scores(mean_iou, **extra):
+    """The metrics of a segmentation with two classes."""
     per_class = {"road": {"accuracy": 0.9, "iou": mean_iou, "dice": 0.8, "pixels": 300}}
     per_class["sky"] = {"accuracy": 0.8, "iou": mean_iou / 2, "dice": 0.7, "pixels": 100}
     names = ("pixel_accuracy", "mean_pixel_accuracy", "frequency_weighted_iou", "mean_dice")
@@ -43,10 +46,12 @@ def scores(mean_iou, **extra):
 
 
 def timing(median, unit="ms", n=50):
+    """A timing whose spread is a tenth of its median."""
     return Timing(median=median, p5=median * 0.9, p95=median * 1.1, n=n, unit=unit)
 
 
 def speed(run_id, where, latency=10.0, **fields):
+    """A result of a speed measurement."""
     timings = {"latency.eager": timing(4 * latency), "latency.graph": timing(2 * latency)}
     timings |= {"latency.xla": timing(latency), "compile.xla": timing(7.0, "s", 1)}
     base = {
@@ -62,18 +67,22 @@ def speed(run_id, where, latency=10.0, **fields):
 
 
 def rows_of(files, name):
+    """The rows of a table, as its CSV file has them."""
     return list(csv.DictReader(io.StringIO(files[f"{name}.csv"])))
 
 
 def table_of(result):
+    """The table that an expected result belongs to."""
     return result.task or "xla"
 
 
 def files_of(results, expected=()):
+    """The files of all tables, by name."""
     return tables.render_all(KINDS, results, expected, table_of)[0]
 
 
 def headline(results):
+    """The headline of the README."""
     return readme.headline(KINDS, results)
 
 
@@ -81,6 +90,7 @@ VOC2007 = Dataset(name="voc2007", version="1", split="test", fingerprint="c" * 1
 
 
 def trained_detector(run_id, model="faster_rcnn", score=0.5, recall=None, seconds=(8.0, 2.0), more=None, **fields):
+    """A training result of a detector."""
     metrics = {"map": score, "train_images": 20, "images": 5, **(more or {})}
     metrics |= {"recall": recall} if recall else {}
     proposals = "" if model == "faster_rcnn" else "fast"
@@ -118,5 +128,6 @@ HISTORY = {
 
 
 def everything(**change):
+    """Two seeds with curves, and a timing."""
     where = machine(accelerator="NVIDIA H200", driver="570")
     return [result("r", history=HISTORY | change), result("q", seed=1, history=HISTORY), speed("s", where)]

@@ -11,16 +11,19 @@ DOG = "<name>dog</name><truncated>1</truncated><difficult>0</difficult>"
 
 
 def thing(corners=(3, 2, 9, 11), about=DOG):
+    """An object, as XML; corners count from 1 and are inside."""
     box = "".join(f"<{tag}>{value}</{tag}>" for tag, value in zip(voc._CORNERS, corners, strict=True))
     return f"<object>{about}<bndbox>{box}</bndbox></object>"
 
 
 def annotation(*objects, size=(12, 16)):
+    """An annotation file."""
     stated = f"<size><width>{size[1]}</width><height>{size[0]}</height><depth>3</depth></size>"
     return f"<annotation><folder>VOC</folder>{stated}<segmented>0</segmented>{''.join(objects)}</annotation>"
 
 
 def build(root, lists=LISTS):
+    """A data set of a dog an image, in a folder."""
     for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / part).mkdir(parents=True)
     for split, stems in lists.items():
