@@ -61,7 +61,7 @@ def compute(group: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def start_from_numpy() -> None:
-    """Let NumPy draw what fresh layers start from, which every case overwrites: JAX compiles a program for each shape."""
+    """Let NumPy draw what fresh layers start from, and every case overwrites: JAX compiles a program for each shape."""
     from keras.src.backend import random
 
     def draw(shape, mean=0.0, stddev=1.0, dtype="float32", seed=None):
