@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -361,7 +362,7 @@ def _load_keras(name: str | None) -> None:
         importlib.import_module("keras")
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., int | None]] = {
     "list": list_, "describe": describe, "data": data, "train": train, "eval": eval_, "predict": predict,
     "speed": speed, "run": run, "tables": tables, "cite": cite, "doctor": doctor,
 }  # fmt: skip

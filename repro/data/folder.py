@@ -1,5 +1,6 @@
 """What loaders of folders share, and those whose samples are pairs of an image and its labels, found split by split."""
 
+import abc
 import hashlib
 import re
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ Pair = tuple[Path, Path]
 Named = tuple[str, Pair]
 
 
-class Folder:
+class Folder(abc.ABC):
     """A data set in a folder of the data folder (`folder`). A subclass finds the samples of a split in `_find` and says
     in `_identity` what they are; `archive` is what the folder is unpacked from, `again` the cure of an incomplete
     copy."""
@@ -36,6 +37,7 @@ class Folder:
     @property
     def again(self) -> str:
         """The cure of an incomplete copy."""
+        assert self.archive  # a folder without one has a cure of its own
         return f"unpack {self.archive.filename} again"
 
     def prepare(self) -> None:
@@ -61,9 +63,11 @@ class Folder:
         """Whether to unpack a member of the archive."""
         return True
 
+    @abc.abstractmethod
     def _find(self, split: str) -> list[Any]:
         """The samples of a split in order. Raises ReproError when the copy is incomplete."""
 
+    @abc.abstractmethod
     def _identity(self, split: str) -> Iterator[bytes]:
         """What tells the samples of a split from others."""
 
@@ -101,8 +105,9 @@ class PairFolder(Folder):
 
         No checksum of single files is published, so that edited pixels or labels do not show here."""
         reasons, sizes = self._differences(split)
-        odd = next((size for size in sizes if size != self.shape), None) if self.shape else None
-        reasons += [f"images of {odd[0]}x{odd[1]} instead of {self.shape[0]}x{self.shape[1]}"] if odd else []
+        odd = next((size for size in sizes if size != self.shape), None)
+        if odd and self.shape:
+            reasons.append(f"images of {odd[0]}x{odd[1]} instead of {self.shape[0]}x{self.shape[1]}")
         longest = max(map(max, sizes))
         if self.longest_side and longest != self.longest_side:
             reasons.append(f"the longest side is {longest} instead of {self.longest_side} pixels")

@@ -294,7 +294,8 @@ class _Tags:
     """Class names at boxes: above one, or inside it or below it where that is taken or off the picture."""
 
     def __init__(self, draw: ImageDraw.ImageDraw, size: tuple[int, int]) -> None:
-        self._draw, self._size, self._taken = draw, size, []
+        self._draw, self._size = draw, size
+        self._taken: list[tuple[int, int, int]] = []
         self._font = ImageFont.load_default(12)
 
     def add(self, box: np.ndarray, fill: tuple[int, int, int], text: str) -> None:

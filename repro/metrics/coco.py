@@ -76,7 +76,7 @@ def coco_scores(
 
     def index(entries: Entries, **fields: Any) -> COCO:
         """pycocotools' index. Its own `loadRes` fails on an empty list."""
-        numbered = []
+        numbered: list[dict[str, Any]] = []
         for n, entry in enumerate(entries):
             for m, kind in enumerate(entry["classes"]):
                 # numbers start at 1: pycocotools takes the number 0 of a match for no match

@@ -180,10 +180,11 @@ def checked(
     if len(predictions) != len(truths):
         problem = f"predictions of {len(predictions)} images, truths of {len(truths)}"
         raise ReproError(problem, "give one of each an image")
-    return tuple(
-        [_checked_image(f"{kind} of image {n}", image, keys, num_classes) for n, image in enumerate(images)]
-        for kind, images, keys in (("prediction", predictions, PREDICTION_KEYS), ("truth", truths, TRUTH_KEYS))
-    )
+
+    def arrays(kind: str, images: Entries, keys: Sequence[str]) -> list[dict[str, np.ndarray]]:
+        return [_checked_image(f"{kind} of image {n}", image, keys, num_classes) for n, image in enumerate(images)]
+
+    return arrays("prediction", predictions, PREDICTION_KEYS), arrays("truth", truths, TRUTH_KEYS)
 
 
 def _checked_image(
@@ -203,8 +204,7 @@ def _checked_image(
     classes = np.asarray(image["classes"])
     if classes.size and classes.dtype.kind not in "iu":
         raise ReproError(f"{where} has classes of type {classes.dtype}", "give integers")
-    wrong = (classes < 0) | (classes >= num_classes) if num_classes is not None else np.zeros(0, bool)
-    if wrong.any():
+    if num_classes is not None and (wrong := (classes < 0) | (classes >= num_classes)).any():
         problem = f"{where} has class {classes[wrong][0]} outside 0..{num_classes - 1}"
         raise ReproError(problem, "cut padding (class -1) off, and check the number of classes")
     if np.isnan(arrays.get("scores", np.zeros(0))).any():

@@ -90,12 +90,12 @@ class RandScore:
             "rand_score": self._mean("score", THRESHOLD),
             "rand_split": self._mean("split", THRESHOLD),
             "rand_merge": self._mean("merge", THRESHOLD),
-            "rand_score_best": defined.get(best),
+            "rand_score_best": None if best is None else defined[best],
             "rand_threshold": best,
         }
 
     def _mean(self, name: str, threshold: float) -> float | None:
-        values = [ratios[name] for ratios in self._ratios[threshold] if ratios[name] is not None]
+        values = [value for ratios in self._ratios[threshold] if (value := ratios[name]) is not None]
         return sum(values) / len(values) if values else None
 
 
@@ -127,7 +127,10 @@ def _pairs(cells: np.ndarray, prediction: np.ndarray) -> tuple[int, int, int]:
     scored = cells > 0
     truth, segments = cells[scored].astype(np.int64), _thinned(prediction)[scored].astype(np.int64)
     both = np.unique(truth * (segments.max(initial=0) + 1) + segments, return_counts=True)[1]
-    return tuple(int((n * (n - 1)).sum()) // 2 for n in (both, np.bincount(truth), np.bincount(segments)))
+    among_both, among_truth, among_segments = (
+        int((n * (n - 1)).sum()) // 2 for n in (both, np.bincount(truth), np.bincount(segments))
+    )
+    return among_both, among_truth, among_segments
 
 
 def _ratios(pairs: tuple[int, int, int]) -> dict[str, float | None]:

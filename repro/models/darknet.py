@@ -146,27 +146,28 @@ def stack(x, rows: Iterable[Row], width: float = 1.0, reorg: Any = None) -> dict
     outputs: dict[str, Any] = {}
     counts: dict[str, int] = {}
     for row in rows:
-        kind = type(row)
-        counts[kind.__name__] = number = counts.get(kind.__name__, 0) + 1
-        if kind is Conv:
-            x = _convolution(x, row, number, width)
-        elif kind is MaxPool:
-            x = keras.layers.MaxPooling2D(row.size, row.stride, padding="same", name=f"pool{number}")(x)
-        elif kind is AveragePool:
-            x = keras.layers.GlobalAveragePooling2D(keepdims=True, name="avg_pool")(x)
-        elif kind is Shortcut:
-            x = keras.layers.Add(name=f"add{number}")([outputs[row.source], x])
-        elif kind is Route:
-            sources = [outputs[label] for label in row.sources]
-            x = keras.layers.Concatenate(name=f"route{number}")(sources) if len(sources) > 1 else sources[0]
-        elif kind is Reorg:
-            x = reorg(row.stride, name=f"reorg{number}")(x)
-        elif kind is Upsample:
-            x = keras.layers.UpSampling2D(row.stride, interpolation="nearest", name=f"upsample{number}")(x)
-        elif kind is Connected:
-            x = _connected(x, row, number, width)
-        elif kind is Dropout:
-            x = keras.layers.Dropout(0.5, name=f"drop{number}")(x)
+        kind = type(row).__name__
+        counts[kind] = number = counts.get(kind, 0) + 1
+        match row:
+            case Conv():
+                x = _convolution(x, row, number, width)
+            case MaxPool():
+                x = keras.layers.MaxPooling2D(row.size, row.stride, padding="same", name=f"pool{number}")(x)
+            case AveragePool():
+                x = keras.layers.GlobalAveragePooling2D(keepdims=True, name="avg_pool")(x)
+            case Shortcut():
+                x = keras.layers.Add(name=f"add{number}")([outputs[row.source], x])
+            case Route():
+                sources = [outputs[label] for label in row.sources]
+                x = keras.layers.Concatenate(name=f"route{number}")(sources) if len(sources) > 1 else sources[0]
+            case Reorg():
+                x = reorg(row.stride, name=f"reorg{number}")(x)
+            case Upsample():
+                x = keras.layers.UpSampling2D(row.stride, interpolation="nearest", name=f"upsample{number}")(x)
+            case Connected():
+                x = _connected(x, row, number, width)
+            case Dropout():
+                x = keras.layers.Dropout(0.5, name=f"drop{number}")(x)
         if row.label:
             outputs[row.label] = x
     return outputs | {"last": x}

@@ -51,8 +51,8 @@ def recipe(variant: str, name: str) -> dict:
     if variant == "paper":
         rate = 5e-5 if name == "fcn_googlenet" else 1e-4
         return common | {"momentum": 0.9, "batch_size": 20, "learning_rate": rate, "epochs": 175}
-    rate = {"momentum": 0.99, "batch_size": 1, "learning_rate": _RELEASED_RATES[name], "epochs": 12}
-    return common | rate | {"loss_options": {"reduction": "sum"}}
+    released = {"momentum": 0.99, "batch_size": 1, "learning_rate": _RELEASED_RATES[name], "epochs": 12}
+    return common | released | {"loss_options": {"reduction": "sum"}}
 
 
 def trunk(image, width: float, depth: float, channels: int, padding: str) -> dict:

@@ -33,7 +33,7 @@ VERSION = 1  # raised when its numbers change on purpose: results of another ver
 SCALES = (2.0, 4.0, 8.0, 16.0, 32.0)  # times the stride of conv4: anchors of 32 to 512 pixels
 POSITIVES = 0.25  # the share of positives in a sample (Section 3.1)
 # what becomes a detection (Section 3.1; Detectron's TEST.NMS and TEST.SCORE_THRESH)
-DETECTION = {"score_threshold": 0.05, "nms_threshold": 0.5, "max_detections": 100}
+DETECTION: dict[str, Any] = {"score_threshold": 0.05, "nms_threshold": 0.5, "max_detections": 100}
 SCORES = ("sigmoid", "softmax")
 REGION_LAYERS = ("align", "pool")
 

@@ -106,7 +106,8 @@ def valid_sizes(input_size: tuple[int, int], depth: float = 1.0) -> tuple[tuple[
     step = 2 ** levels_at(depth)
 
     def size(halves: list[int]) -> tuple[int, int]:
-        return tuple(step * max(half, LEAST_BOTTOM + 8) - 4 for half in halves)
+        height, width = (step * max(half, LEAST_BOTTOM + 8) - 4 for half in halves)
+        return height, width
 
     return size([(side + 4) // step for side in input_size]), size([-(-(side + 4) // step) for side in input_size])
 
@@ -120,7 +121,7 @@ def output_size(input_size: tuple[int, int], depth: float = 1.0, padding: str = 
     if padding == "same":
         if min(input_size) < 2**levels:
             raise ReproError(f"unet cannot take {asked} images", f"give at least {2**levels}x{2**levels}")
-        return tuple(input_size)
+        return input_size[0], input_size[1]
     if padding != "valid":
         raise unknown_name("padding of unet", padding, ("valid", "same"))
     if tuple(input_size) not in (near := valid_sizes(input_size, depth)):

@@ -72,15 +72,17 @@ def rows(
     if name == "extraction":
         released = variant == "released"
         # the classifier's scores are leaky in both files, which changes no order among them
-        scores = Conv(num_classes, 1, norm=False, fixed=True), AveragePool()
+        scores: tuple[Row, ...] = Conv(num_classes, 1, norm=False, fixed=True), AveragePool()
         if not released:
             scores = AveragePool(), Connected(num_classes, fixed=True)
         return [*_trunk(depth, norm=released), *scores]
     units = grid[0] * grid[1] * (num_classes + 5 * BOXES)
-    answer = [Connected(units, "linear", fixed=True), Answer("detection", _settings(num_classes, grid))]
+    answer: list[Row] = [Connected(units, "linear", fixed=True), Answer("detection", _settings(num_classes, grid))]
     if name == "fast_yolo":
-        pooled = [row for filters in (16, 32, 64, 128, 256, 512) for row in (Conv(filters, norm=False), MaxPool())]
-        convolutions = [*pooled, *[Conv(1024, norm=False)] * 3]
+        convolutions: list[Row] = []
+        for filters in (16, 32, 64, 128, 256, 512):
+            convolutions += [Conv(filters, norm=False), MaxPool()]
+        convolutions += [Conv(1024, norm=False)] * 3
         return [*convolutions, Connected(256, "linear"), Connected(4096), Dropout(), *answer]
     last = [Conv(1024, stride=stride, norm=False) for stride in (1, 2, 1, 1)]
     return [*_trunk(depth), *last, Connected(4096), Dropout(), *answer]

@@ -1,5 +1,6 @@
 """Losses over dense labels, shared by classifiers and segmenters. `keras.ops` only, static shapes."""
 
+from collections.abc import Callable
 from typing import Any
 
 from keras import ops
@@ -13,7 +14,11 @@ def segmentation_loss(logits: Any, labels: Any, kind: str = "cross_entropy", **o
     `softmax_cross_entropy`, "sigmoid" `sigmoid_cross_entropy` (K = 1), "dice" `dice_loss`, which take `options`.
 
     Raises ReproError for an unknown kind, and what those functions raise."""
-    kinds = {"cross_entropy": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy, "dice": dice_loss}
+    kinds: dict[str, Callable[..., Any]] = {
+        "cross_entropy": softmax_cross_entropy,
+        "sigmoid": sigmoid_cross_entropy,
+        "dice": dice_loss,
+    }
     if kind not in kinds:
         raise unknown_name("loss", kind, kinds)
     return kinds[kind](logits, labels, **options)

@@ -54,7 +54,7 @@ def region_proposals(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What an RPN predicts at every anchor, the best first: boxes [N,4] and distinct scores [N], which follow the
     overlap with an object."""
-    grid = tuple(-(-side // STRIDE) for side in image)
+    grid = -(-image[0] // STRIDE), -(-image[1] // STRIDE)
     boxes, overlap, _ = predicted(grid_anchors(base_anchors(), grid, STRIDE), objects, image, rng)
     scores = _sigmoid(8 * (overlap - 0.5) + rng.normal(0, 1, len(overlap))).astype("float32")
     order = np.unique(-scores, return_index=True)[1]  # of equal ones one: who of them goes first is anyone's choice

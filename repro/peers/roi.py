@@ -132,7 +132,7 @@ def _torchvision(operation: str, features: np.ndarray, rois: np.ndarray, size: t
 
     maps = torch_tensor(features.transpose(0, 3, 1, 2)).requires_grad_(upstream is not None)
     inclusive = [0, 0, 1, 1] if operation == "pool" else [0, 0, 0, 0]  # what its corners are less than ours
-    boxes = [torch_tensor(rois[0] - np.float32(inclusive))]
+    boxes = [torch_tensor(rois[0] - np.array(inclusive, np.float32))]
     options = {} if operation == "pool" else {"sampling_ratio": 2, "aligned": True}
     pooling = functools.partial(getattr(vision, f"roi_{operation}"), boxes=boxes, output_size=size,
                                 spatial_scale=spatial_scale, **options)  # fmt: skip

@@ -4,6 +4,7 @@ Work is saved every 64 images, so that an interrupted run goes on where it was; 
 computes those alone. Files are read without pickle and checked against the data set they are asked for.
 """
 
+import functools
 import os
 import time
 from collections import deque
@@ -113,7 +114,7 @@ def _search(dataset: Any, split: str, indices: range, search: dict[str, Any], wo
     if workers <= 1:
         for index in indices:
             image = dataset.sample(split, index).image
-            yield _result(lambda image=image: _timed(image, search), dataset, split, index)
+            yield _result(functools.partial(_timed, image, search), dataset, split, index)
         return
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _one_thread)
     try:

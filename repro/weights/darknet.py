@@ -100,7 +100,8 @@ def _convolution(layer: Any, norm: Any) -> tuple[Part, ...]:
 
 def _connected(layer: Any, flatten: Any, transposed: bool) -> tuple[Part, ...]:
     inputs, outputs = layer.kernel.shape
-    source, axes = (inputs,), (0,)
+    source: tuple[int, ...] = (inputs,)
+    axes: tuple[int, ...] = (0,)
     if flatten is not None and layer.input is flatten.output:
         height, width, channels = flatten.input.shape[1:]
         source, axes = (channels, height, width), (1, 2, 0)
@@ -236,13 +237,13 @@ def _text(value: Any) -> str:
 def _section(row: darknet.Row, width: float, back: Callable[[str], int]) -> Section:
     """Kind and settings of a row's section. `back`: where a label is, seen from here."""
 
-    def scaled(filters: int) -> int:
-        return filters if row.fixed else channels_at(filters, width)
+    def scaled(filters: int, fixed: bool) -> int:
+        return filters if fixed else channels_at(filters, width)
 
     match row:
         case darknet.Conv():
             settings = (
-                ("filters", scaled(row.filters)), ("size", row.size), ("stride", row.stride), ("pad", 1),
+                ("filters", scaled(row.filters, row.fixed)), ("size", row.size), ("stride", row.stride), ("pad", 1),
                 ("activation", row.activation),
             )  # fmt: skip
             return "convolutional", ((("batch_normalize", 1),) if row.norm else ()) + settings
@@ -259,7 +260,7 @@ def _section(row: darknet.Row, width: float, back: Callable[[str], int]) -> Sect
         case darknet.Upsample():
             return "upsample", (("stride", row.stride),)
         case darknet.Connected():
-            return "connected", (("output", scaled(row.units)), ("activation", row.activation))
+            return "connected", (("output", scaled(row.units, row.fixed)), ("activation", row.activation))
         case darknet.Dropout():
             return "dropout", (("probability", 0.5),)
         case darknet.Answer():
