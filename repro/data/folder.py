@@ -1,6 +1,5 @@
 """What loaders of folders share, and those whose samples are pairs of an image and its labels, found split by split."""
 
-import abc
 import hashlib
 import re
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ Pair = tuple[Path, Path]
 Named = tuple[str, Pair]
 
 
-class Folder(abc.ABC):
+class Folder:
     """A data set in a folder of the data folder (`folder`). A subclass finds the samples of a split in `_find` and says
     in `_identity` what they are; `archive` is what the folder is unpacked from, `again` the cure of an incomplete
     copy."""
@@ -63,13 +62,13 @@ class Folder(abc.ABC):
         """Whether to unpack a member of the archive."""
         return True
 
-    @abc.abstractmethod
     def _find(self, split: str) -> list[Any]:
         """The samples of a split in order. Raises ReproError when the copy is incomplete."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def _identity(self, split: str) -> Iterator[bytes]:
         """What tells the samples of a split from others."""
+        raise NotImplementedError
 
     def _items(self, split: str) -> list[Any]:
         if known_split(self.info, split) not in self._found:
