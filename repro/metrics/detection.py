@@ -113,7 +113,14 @@ def average_precision(curve: Curve, recall_levels: np.ndarray | None = None) -> 
     Without `recall_levels`: its area over recall (VOC 2010 and later; VOCap.m). Recall grows by 1 / objects at each
     right detection, so that this is a sum over these, divided by the number of objects. With them: its mean over the
     levels, in [0, 1]: `ELEVEN_POINTS` (VOC 2007), 101 for COCO. Levels are compared exactly; give k / 10, not
-    np.arange(0, 1.1, 0.1), which is above 0.3 where it should be 0.3."""
+    np.arange(0, 1.1, 0.1), which is above 0.3 where it should be 0.3.
+
+    >>> curve = Curve(np.array([0.5, 0.5, 1.0]), np.array([1.0, 0.5, 2 / 3]), np.array([0.9, 0.8, 0.7]), objects=2)
+    >>> round(average_precision(curve), 4)  # right, wrong, right: (1 + 2/3) / 2
+    0.8333
+    >>> round(average_precision(curve, ELEVEN_POINTS), 4)  # (6 + 5 * 2/3) / 11
+    0.8485
+    """
     highest = np.maximum.accumulate(curve.precision[::-1])[::-1]
     if recall_levels is None:
         right = np.diff(curve.recall, prepend=0) > 0

@@ -45,7 +45,13 @@ def rand_score(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float | N
         merge   sum_ij C(n_ij) / sum_j C(s_j)    precision: low where cells are merged
         score   2 sum_ij C(n_ij) / (sum_i C(t_i) + sum_j C(s_j)), their harmonic mean
 
-    A ratio of no pairs at all is None. Raises ReproError for different shapes and wrong types."""
+    A ratio of no pairs at all is None. Raises ReproError for different shapes and wrong types.
+
+    >>> truth = np.array([[1, 1, 0, 2, 2]])
+    >>> scores = rand_score(truth, np.ones((1, 5), bool))  # two cells of two pixels as one segment
+    >>> scores["split"], round(scores["merge"], 4), scores["score"]
+    (1.0, 0.3333, 0.5)
+    """
     _check(truth, prediction)
     if prediction.dtype.kind != "b":
         raise ReproError(f"prediction of cells is {prediction.dtype}", "give booleans: a probability, thresholded")

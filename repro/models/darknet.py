@@ -42,7 +42,8 @@ DEVIATIONS = (
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution, batch normalisation (or a bias) and its activation. Stride 2 halves, as Darknet pads.
+    """A convolution, batch normalisation (or a bias) and its activation. [B,h,w,C] to [B,h/stride,w/stride,filters],
+    padded as Darknet does.
 
     `fixed`: its filters are those of an answer, which a narrower network gives too. `label`: its output's name."""
 
@@ -74,7 +75,7 @@ class AveragePool:
 
 @dataclass(frozen=True)
 class Shortcut:
-    """Add the output of an earlier row (a residual)."""
+    """Add the output of an earlier row, of the same shape (a residual)."""
 
     source: str
     label: str = ""
@@ -82,7 +83,7 @@ class Shortcut:
 
 @dataclass(frozen=True)
 class Route:
-    """Go on from earlier rows, side by side along the channels."""
+    """Go on from earlier rows of one height and width, side by side along the channels."""
 
     sources: tuple[str, ...]
     label: str = ""
@@ -98,7 +99,7 @@ class Reorg:
 
 @dataclass(frozen=True)
 class Upsample:
-    """Twice as high and wide, every pixel four times."""
+    """[B,h,w,C] to [B,2h,2w,C], every pixel four times."""
 
     stride: int = 2
     label: str = ""
@@ -106,7 +107,7 @@ class Upsample:
 
 @dataclass(frozen=True)
 class Connected:
-    """A fully connected layer on the flattened map; `fixed` as of `Conv`."""
+    """A fully connected layer, [B,D] or a map, flattened, to [B,units]; `fixed` as of `Conv`."""
 
     units: int
     activation: str = "leaky"
@@ -241,8 +242,8 @@ def darknet53_rows(depth: float = 1.0) -> list[Row]:
 
 
 def classifier_rows(name: str, num_classes: int, depth: float = 1.0) -> list[Row]:
-    """All rows of Darknet-19 or Darknet-53: the former scores every position and takes the mean, the latter scores the
-    mean."""
+    """All rows of "darknet19" (Table 6), which scores every position and takes the mean, or of "darknet53" (Table 1),
+    which scores the mean: [B,H,W,3] to [B,1,1,num_classes]."""
     scores = Conv(num_classes, 1, norm=False, activation="linear", fixed=True)
     if name == "darknet19":
         return [*darknet19_rows(depth), scores, AveragePool()]
@@ -291,5 +292,5 @@ def recipe(variant: str, name: str) -> dict:
 
 
 def loss(outputs: dict, batch: dict, **options):
-    """Softmax cross-entropy, averaged over the batch. `batch["label"]` int [B]."""
+    """Softmax cross-entropy of `outputs["scores"]` [B,K], averaged over the batch. `batch["label"]` int [B]."""
     return softmax_cross_entropy(outputs["scores"], batch["label"], void=None, **options)

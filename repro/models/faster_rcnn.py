@@ -225,7 +225,8 @@ def faster_rcnn_resnet101(
 
 
 def rpn_loss(outputs: dict, sigma: float = 3.0):
-    """Log loss over the sampled anchors plus smooth L1 of the positive ones (Eq. 1), both divided by the sample."""
+    """Log loss over the sampled anchors plus smooth L1 of the positive ones (Eq. 1), both divided by the sample; a
+    float32 scalar. `outputs` of `heads="train"`."""
     labels = outputs["rpn_labels"]
     scores = ops.reshape(outputs["rpn_scores"], (-1, labels.shape[1], 2))
     deltas = ops.reshape(outputs["rpn_deltas"], (-1, labels.shape[1], 4))
@@ -234,7 +235,7 @@ def rpn_loss(outputs: dict, sigma: float = 3.0):
 
 
 def loss(outputs: dict, batch: dict, sigma: float = 3.0, box_weight: float = 1.0):
-    """The RPN's loss and Fast R-CNN's, added: approximate joint training (Section 3.2)."""
+    """The RPN's loss and Fast R-CNN's, added: approximate joint training (Section 3.2). A float32 scalar."""
     return rpn_loss(outputs, sigma) + fast.loss(outputs, batch, box_weight)
 
 

@@ -74,7 +74,7 @@ def trunk(image, width: float, depth: float, channels: int, padding: str) -> dic
 
 
 def score(x, num_classes: int, name: str):
-    """A 1x1 convolution to class scores, initialised to zero (Section 4.3)."""
+    """A 1x1 convolution to class scores, initialised to zero (Section 4.3). [B,h,w,C] to [B,h,w,num_classes]."""
     return keras.layers.Conv2D(num_classes, 1, kernel_initializer="zeros", name=name)(x)
 
 
@@ -91,7 +91,8 @@ def upscore(x, factor: int, name: str, padding: str, trainable: bool):
 
 
 def fuse(x, skip, offset: int, name: str, padding: str):
-    """Add the scores of a finer layer, both cut to the same window (Section 4.2)."""
+    """Add to scores [B,h,w,K] those of a finer layer, both cut to the same window (Section 4.2): `skip` by `offset`
+    pixels with padding "caffe", the larger one with "same"."""
     if padding == "caffe":
         skip = Crop(x.shape[1:3], offset, name=f"crop_{name}")(skip)
     elif x.shape[1:3] != skip.shape[1:3]:  # an odd size was rounded up on the way down

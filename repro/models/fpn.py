@@ -65,7 +65,7 @@ def pyramid(features: dict[str, Any], width: float) -> list[Any]:
 
 
 def anchors_of(levels: list[Any], scale: float) -> list[np.ndarray]:
-    """Anchors [N,4] of each level, in pixels."""
+    """Anchors float32 [N,4] of each level P2 to P6, in pixels: one scale a level, three ratios (Section 4.1)."""
     return [
         grid_anchors(base_anchors((scale,), RATIOS, base=stride), tuple(level.shape[1:3]), stride)
         for level, stride in zip(levels, STRIDES, strict=True)

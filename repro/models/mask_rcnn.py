@@ -97,14 +97,14 @@ class RegionPool(keras.layers.Layer):
 
 
 def check(mask_scores: str, region_layer: str) -> None:
-    """Raise ReproError for switches that no form has."""
+    """Raise ReproError where `mask_scores` is not of `SCORES` or `region_layer` not of `REGION_LAYERS`."""
     for label, value, known in (("mask_scores", mask_scores, SCORES), ("region_layer", region_layer, REGION_LAYERS)):
         if value not in known:
             raise ReproError(f"{label} {value!r} of Mask R-CNN is unknown", f"give {' or '.join(known)}")
 
 
 def positives_of(rois: int) -> int:
-    """How many of a sample of regions may be positive, which stand first."""
+    """How many of a sample of regions may be positive, which stand first: a quarter (Section 3.1)."""
     return round(rois * POSITIVES)
 
 
@@ -271,7 +271,7 @@ def mask_rcnn_fpn(
 
 
 def found_of(outputs: dict[str, Any], valid_size: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """The final boxes of a network as outputs of it, their names beginning with `found_`."""
+    """The final boxes of a network as outputs of it, as of `fast_rcnn.detect`, their names beginning with `found_`."""
     names = ("scores", "deltas", "proposals", "proposal_valid")
     found = Detections(options, name="detections")(*(outputs[name] for name in names), valid_size)
     return {f"found_{name}": value for name, value in found.items()}
@@ -299,7 +299,8 @@ def mask_loss(outputs: dict, batch: dict, mask_scores: str = "sigmoid"):
 
 
 def rpn_loss(outputs: dict):
-    """The RPN's loss with one score an anchor: binary cross-entropy and smooth L1 over the sample (Detectron)."""
+    """The RPN's loss with one score an anchor: binary cross-entropy and smooth L1 over the sample (Detectron); a
+    float32 scalar."""
     labels = outputs["rpn_labels"]
     boxes = box_loss(outputs["rpn_deltas"], outputs["rpn_targets"], ops.equal(labels, 1), labels >= 0, 3.0)
     return sigmoid_cross_entropy(outputs["rpn_scores"][..., None], labels, void=-1) + boxes

@@ -56,7 +56,8 @@ def recipe(variant: str, name: str) -> dict:
 def conv_bn(
     x, filters: int, name: str, kernel: int = 1, strides: int = 1, frozen_bn: bool = False, trainable: bool = True
 ):
-    """A convolution without bias and its batch normalisation (Section 3.4), `name`_conv and `name`_bn.
+    """A convolution without bias and its batch normalisation (Section 3.4), `name`_conv and `name`_bn: [B,h,w,C] to
+    [B,h/strides,w/strides,filters], rounded up.
 
     `frozen_bn`: normalise with the moving statistics in training too, and learn neither statistics nor gamma and
     beta. Keras does so where a batch normalisation is not `trainable`; to set `trainable` of a whole model undoes it.

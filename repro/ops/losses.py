@@ -40,7 +40,12 @@ def softmax_cross_entropy(
     compiled program cannot raise.
 
     Raises ReproError when `void` is one of the classes (ImageNet has a class 255: give void=None) and for K = 1,
-    where the loss is 0 whatever the scores; ValueError for shapes that do not fit and for an unknown reduction."""
+    where the loss is 0 whatever the scores; ValueError for shapes that do not fit and for an unknown reduction.
+
+    >>> loss = softmax_cross_entropy(ops.zeros((2, 4)), ops.convert_to_tensor([3, 255]))  # four equal scores; void
+    >>> round(float(loss), 4)  # log 4
+    1.3863
+    """
     if logits.shape[-1] == 1:
         raise ReproError("softmax cross-entropy learns nothing from one score", "give 2 classes, or the loss sigmoid")
     target, scored, invalid = _targets(logits, labels, void, logits.shape[-1])

@@ -40,7 +40,13 @@ def roi_max_pool(features: Any, rois: Any, size: tuple[int, int] = (7, 7), spati
     four entries of a table of running maxima, 23 times a map of 38 x 63 cells. Uncompiled, temporaries take up to ten
     times the output.
 
-    Raises ValueError for shapes and sizes that do not fit."""
+    Raises ValueError for shapes and sizes that do not fit.
+
+    >>> features = ops.reshape(ops.arange(16, dtype="float32"), (1, 4, 4, 1))
+    >>> pooled = roi_max_pool(features, ops.convert_to_tensor([[[0.0, 0.0, 4.0, 4.0]]]), (2, 2), spatial_scale=1.0)
+    >>> ops.convert_to_numpy(pooled).ravel().tolist()
+    [5.0, 7.0, 13.0, 15.0]
+    """
     _check(features, rois, size, spatial_scale)
     height, width, channels = features.shape[1:]
     rois = ops.stop_gradient(ops.cast(rois, "float32"))

@@ -47,12 +47,15 @@ class Part:
 
     @property
     def size(self) -> int:
+        """How many numbers there are."""
         return math.prod(self.shape)
 
     def decode(self, numbers: np.ndarray) -> np.ndarray:
+        """The variable's value of the numbers float32 [size] of a file."""
         return numbers.reshape(self.shape).transpose(self.axes).reshape(self.variable.shape)
 
     def encode(self) -> np.ndarray:
+        """The numbers float32 [size] that a file has for the variable's value, little-endian."""
         values = np.asarray(keras.ops.convert_to_numpy(self.variable), "<f4")
         return values.reshape([self.shape[axis] for axis in self.axes]).transpose(np.argsort(self.axes)).ravel()
 
@@ -66,6 +69,7 @@ class Layer:
 
     @property
     def size(self) -> int:
+        """How many numbers its parts have together."""
         return sum(part.size for part in self.parts)
 
 
