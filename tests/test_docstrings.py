@@ -44,8 +44,10 @@ def public_names(module: ModuleType) -> Iterator[tuple[str, str | None]]:
 
 def own_doc(value: Any) -> str | None:
     """The docstring that was written: dataclasses and named tuples make one of their signature."""
-    made = inspect.isclass(value) and (value.__doc__ or "").startswith(f"{value.__name__}(")
-    return None if made else value.__dict__.get("__doc__") if inspect.isclass(value) else value.__doc__
+    if not inspect.isclass(value):
+        return value.__doc__
+    doc = vars(value).get("__doc__") or ""
+    return None if doc.startswith(f"{value.__name__}(") else doc
 
 
 def is_told_above(cls: type, method: str) -> bool:
