@@ -187,10 +187,8 @@ class _Machine:
         o = self._options
         x = np.concatenate([self._positives, negatives]).astype(np.float64) * self._scale
         sign = np.repeat([1, -1], [len(self._positives), len(negatives)])
-        svm = LinearSVC(
-            C=o["C"], loss="hinge", class_weight={1: o["positive_weight"]}, intercept_scaling=o["bias_multiplier"],
-            max_iter=10000, random_state=o["seed"],
-        ).fit(x, sign)  # fmt: skip
+        weighted = {"class_weight": {1: o["positive_weight"]}, "intercept_scaling": o["bias_multiplier"]}
+        svm = LinearSVC(C=o["C"], loss="hinge", max_iter=10000, random_state=o["seed"], **weighted).fit(x, sign)
         weights, bias = svm.coef_[0], float(svm.intercept_[0])
         scores = x @ weights + bias
         hinge = np.maximum(0, 1 - sign * scores) * np.where(sign > 0, o["positive_weight"], 1)

@@ -49,9 +49,14 @@ class Archive:
 
 
 def install(
-    archive: Archive, root: Path, top: str, wanted: Callable[[str], bool] = lambda name: True, *,
-    done: Path | None = None, unpack: Callable[[Path], None] | None = None,
-) -> None:  # fmt: skip
+    archive: Archive,
+    root: Path,
+    top: str,
+    wanted: Callable[[str], bool] = lambda name: True,
+    *,
+    done: Path | None = None,
+    unpack: Callable[[Path], None] | None = None,
+) -> None:
     """Make the archive's folder `top` (a path inside it) appear as `root/top`, unless it is there.
 
     The archive is fetched into `root` and kept there; one put there by hand is used. `wanted` says of a member's

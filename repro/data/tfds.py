@@ -222,10 +222,8 @@ class _Forward:
         if not 0 <= index < self._length:
             raise IndexError(index)
         if self._records is None or index != self._next:
-            data = self._builder.as_dataset(
-                split=f"{self._split}[{index}:]", shuffle_files=False, decoders=self._decoders,
-                read_config=self._read_config,
-            )  # fmt: skip
+            options = {"decoders": self._decoders, "read_config": self._read_config, "shuffle_files": False}
+            data = self._builder.as_dataset(split=f"{self._split}[{index}:]", **options)
             self._records = data.as_numpy_iterator()
         self._next = index + 1
         return next(self._records)

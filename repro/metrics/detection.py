@@ -130,9 +130,11 @@ def average_precision(curve: Curve, recall_levels: np.ndarray | None = None) -> 
 
 
 def proposal_recall(
-    proposals: Sequence[np.ndarray], truths: Entries, counts: Sequence[int] = (50, 100, 300, 1000, 2000),
+    proposals: Sequence[np.ndarray],
+    truths: Entries,
+    counts: Sequence[int] = (50, 100, 300, 1000, 2000),
     iou_thresholds: Sequence[float] = (0.5, 0.7),
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Recall of class-agnostic proposals against their number (Faster R-CNN, "Analysis of Recall-to-IoU").
 
     proposals: float [P,4] of each image, best first; truths as in the module, difficult and crowd objects left out.

@@ -181,10 +181,8 @@ def _convolution(x, row: Conv, number: int, width: float):
         x = keras.layers.ZeroPadding2D(row.size // 2, name=f"pad{number}")(x)
         padding = "valid"
     filters = row.filters if row.fixed else channels_at(row.filters, width)
-    x = keras.layers.Conv2D(
-        filters, row.size, row.stride, padding=padding, use_bias=not row.norm,
-        kernel_initializer=keras.initializers.HeNormal(), name=f"conv{number}",
-    )(x)  # fmt: skip
+    options = {"padding": padding, "kernel_initializer": keras.initializers.HeNormal(), "name": f"conv{number}"}
+    x = keras.layers.Conv2D(filters, row.size, row.stride, use_bias=not row.norm, **options)(x)
     if row.norm:
         x = keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, epsilon=EPSILON, name=f"bn{number}")(x)
     return _activate(x, row.activation, f"leaky{number}")
@@ -252,7 +250,7 @@ def classifier_rows(name: str, num_classes: int, depth: float = 1.0) -> list[Row
 
 def _classifier(
     name: str, num_classes: int, input_size: tuple[int, int], channels: int, width: float, depth: float
-) -> keras.Model:  # fmt: skip
+) -> keras.Model:
     if min(input_size) < 32:
         raise ReproError(f"{name} cannot take {input_size[0]}x{input_size[1]} images", "give at least 32x32")
     image = keras.Input((*input_size, channels), name="image")
@@ -266,7 +264,7 @@ def _classifier(
 
 def darknet19(
     *, num_classes: int, input_size: tuple[int, int], channels: int, variant: str, width: float, depth: float
-) -> keras.Model:  # fmt: skip
+) -> keras.Model:
     """Darknet-19. float32 [B,H,W,C] in 0..255 to class scores [B,num_classes] (before the softmax).
 
     Raises ReproError for images without a pixel at stride 32."""
@@ -275,7 +273,7 @@ def darknet19(
 
 def darknet53(
     *, num_classes: int, input_size: tuple[int, int], channels: int, variant: str, width: float, depth: float
-) -> keras.Model:  # fmt: skip
+) -> keras.Model:
     """Darknet-53. float32 [B,H,W,C] in 0..255 to class scores [B,num_classes] (before the softmax).
 
     Raises ReproError for images without a pixel at stride 32."""

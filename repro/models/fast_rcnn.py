@@ -78,9 +78,7 @@ class SampleRois(keras.layers.Layer):
     def call(self, proposals, valid, boxes, classes):
         candidates = (ops.shape(boxes)[0], proposals.shape[1] + boxes.shape[1])
         noise = keras.random.uniform(candidates, seed=self.generator)
-        sample = sample_rois(
-            proposals, valid, boxes, classes, noise, count=self.count, negative_iou=self.negative_iou
-        )  # fmt: skip
+        sample = sample_rois(proposals, valid, boxes, classes, noise, count=self.count, negative_iou=self.negative_iou)
         return {name: ops.stop_gradient(value) for name, value in sample.items()}
 
     def compute_output_spec(self, proposals, valid, boxes, classes):

@@ -63,10 +63,8 @@ def trunk(image, width: float, depth: float, channels: int, padding: str) -> dic
         x = keras.layers.ZeroPadding2D(PAD - 1, name="pad")(x)
     features = vgg.blocks(x, width, depth)
     x = features["pool5"]
-    x = PatchConv2D(
-        vgg.channels_at(4096, width), 7, padding="valid" if padding == "caffe" else "same", activation="relu",
-        kernel_initializer="he_normal", name="fc6",
-    )(x)  # fmt: skip
+    options = {"padding": "valid" if padding == "caffe" else "same", "kernel_initializer": "he_normal"}
+    x = PatchConv2D(vgg.channels_at(4096, width), 7, activation="relu", name="fc6", **options)(x)
     x = HalfDropout(name="drop6")(x)
     x = vgg.conv_relu(x, vgg.channels_at(4096, width), "fc7", kernel=1)
     features["fc7"] = HalfDropout(name="drop7")(x)
@@ -82,10 +80,8 @@ def upscore(x, factor: int, name: str, padding: str, trainable: bool):
     """A deconvolution without bias, initialised to bilinear interpolation (Section 3.3).
 
     [B,h,w,K] to [B,f*h,f*w,K] ("same") or [B,f*(h+1),f*(w+1),K] ("caffe")."""
-    layer = Upscore(
-        x.shape[-1], 2 * factor, strides=factor, padding="valid" if padding == "caffe" else "same",
-        use_bias=False, kernel_initializer=BilinearInitializer(), name=name,
-    )  # fmt: skip
+    options = {"padding": "valid" if padding == "caffe" else "same", "kernel_initializer": BilinearInitializer()}
+    layer = Upscore(x.shape[-1], 2 * factor, strides=factor, use_bias=False, name=name, **options)
     layer.trainable = trainable
     return layer(x)
 
@@ -108,7 +104,7 @@ def fcn(
 
     `padding`: "caffe" pads by 100 and cuts, as released; "same" pads every layer, which costs less on small images.
     `variant` "paper" learns the inner deconvolutions and fixes the last (Section 4.3), "released" fixes all.
-    Raises ReproError for an image without a pixel at stride 32, or an unknown padding."""  # fmt: skip
+    Raises ReproError for an image without a pixel at stride 32, or an unknown padding."""
     if padding not in ("caffe", "same"):
         raise ReproError(f"padding {padding!r} of fcn{stride}s is unknown", "use caffe or same")
     if padding == "same" and min(input_size) < 32:

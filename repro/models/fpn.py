@@ -78,7 +78,7 @@ def region_proposal_network(levels: list[Any], width: float) -> dict[str, Any]:
     filters = channels_at(256, width)
     shared = keras.layers.Conv2D(
         filters, 3, padding="same", activation="relu", kernel_initializer=start, name="rpn_conv"
-    )  # fmt: skip
+    )
     score = keras.layers.Conv2D(count, 1, kernel_initializer=start, name="rpn_cls_score")
     delta = keras.layers.Conv2D(4 * count, 1, kernel_initializer=start, name="rpn_bbox_pred")
     scores, deltas = [], []

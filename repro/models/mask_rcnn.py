@@ -130,7 +130,7 @@ def pyramid_masks(x: Any, num_classes: int, width: float) -> Any:
         start = keras.initializers.HeNormal()
         x = keras.layers.Conv2D(
             filters, 3, padding="same", activation="relu", kernel_initializer=start, name=f"mask_conv{number}"
-        )(x)  # fmt: skip
+        )(x)
     return mask_scores_of(upsampled(x, filters), num_classes, regions)
 
 
@@ -178,10 +178,9 @@ def mask_rcnn(
         parts["conv5"] = resnet.conv5(parts["pooled"], width, depth, frozen_bn=frozen_bn)  # [B*R,7,7,2048]
         return faster.AveragePool(boxes.shape[1], name="avg_pool")(parts["conv5"])
 
-    model = faster.build(
-        "mask_rcnn", trunk, head, num_classes=num_classes, input_size=input_size, channels=channels, variant=variant,
-        width=width, depth=depth, heads=heads, rois=rois, anchor_scales=anchor_scales, **options,
-    )  # fmt: skip
+    options |= {"num_classes": num_classes, "input_size": input_size, "channels": channels, "variant": variant}
+    options |= {"heads": heads, "rois": rois, "anchor_scales": anchor_scales}
+    model = faster.build("mask_rcnn", trunk, head, width=width, depth=depth, **options)
     outputs, filters = dict(model.output), vgg.channels_at(256, width)
     regions = outputs["scores"].shape[1]
     extra = 0

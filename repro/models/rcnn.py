@@ -64,8 +64,8 @@ def rcnn(
         units = vgg.channels_at(4096, width)
         x = features = keras.layers.Dense(units, activation="relu", kernel_initializer="he_normal", name=name)(x)
         x = keras.layers.Dropout(0.5, name=f"drop{name[-1]}")(x)
-    x = keras.layers.Dense(num_classes + 1, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-                           name="fc8")(x)  # fmt: skip
+    start = keras.initializers.RandomNormal(stddev=0.01)
+    x = keras.layers.Dense(num_classes + 1, kernel_initializer=start, name="fc8")(x)
     outputs = {"scores": x, "features": features, "pool5": pool5}
     outputs = {
         name: keras.layers.Activation("linear", dtype="float32", name=f"{name}_out")(value)

@@ -81,10 +81,8 @@ def convolutions(x, filters: int, level: str, padding: str, first: int = 1):
 
     [B,h,w,C] to [B,h,w,filters] with padding "same", [B,h-4,w-4,filters] with "valid"."""
     for index in (first, first + 1):
-        x = keras.layers.Conv2D(
-            filters, 3, padding=padding, activation="relu", kernel_initializer=gaussian(9 * x.shape[-1]),
-            name=f"conv{level}_{index}",
-        )(x)  # fmt: skip
+        options = {"kernel_initializer": gaussian(9 * x.shape[-1]), "name": f"conv{level}_{index}"}
+        x = keras.layers.Conv2D(filters, 3, padding=padding, activation="relu", **options)(x)
     return x
 
 

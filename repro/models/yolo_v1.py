@@ -142,7 +142,7 @@ def parts(grid) -> dict[str, Any]:
 
 def yolo_v1(
     *, num_classes: int, input_size: tuple[int, int], channels: int, variant: str, width: float, depth: float
-) -> keras.Model:  # fmt: skip
+) -> keras.Model:
     """YOLO. {"image": float32 [B,H,W,C] in 0..255} to {"answer": [B,h*w*(K+10)], "grid": [B,h,w,K+10]}, h = H/64.
 
     Raises ReproError for images whose sides are no multiples of 64."""
@@ -151,14 +151,14 @@ def yolo_v1(
 
 def fast_yolo(
     *, num_classes: int, input_size: tuple[int, int], channels: int, variant: str, width: float, depth: float
-) -> keras.Model:  # fmt: skip
+) -> keras.Model:
     """Fast YOLO; inputs, outputs and errors as of `yolo_v1`. It has no repetitions for `depth` to leave out."""
     return _detector("fast_yolo", num_classes, input_size, channels, width, depth)
 
 
 def _detector(
     name: str, num_classes: int, input_size: tuple[int, int], channels: int, width: float, depth: float
-) -> keras.Model:  # fmt: skip
+) -> keras.Model:
     if min(input_size) < STRIDE or any(side % STRIDE for side in input_size):
         raise ReproError(
             f"{name} cannot take {input_size[0]}x{input_size[1]} images", f"give sides that are multiples of {STRIDE}"
@@ -173,7 +173,7 @@ def _detector(
 
 def extraction(
     *, num_classes: int, input_size: tuple[int, int], channels: int, variant: str, width: float, depth: float
-) -> keras.Model:  # fmt: skip
+) -> keras.Model:
     """The classifier that YOLO starts from. float32 [B,H,W,C] in 0..255 to class scores [B,num_classes] (before the
     softmax).
 

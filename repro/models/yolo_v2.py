@@ -114,7 +114,7 @@ def anchors_of(num_classes: int, variant: str) -> tuple[tuple[float, float], ...
 
 def rows(
     num_classes: int, variant: str, depth: float = 1.0, anchors: tuple[tuple[float, ...], ...] | None = None
-) -> list[Row]:  # fmt: skip
+) -> list[Row]:
     """All rows, in the order of the .cfg file. `depth` as of `darknet.darknet19_rows`; `anchors`: of `anchors_of`."""
     anchors = anchors or anchors_of(num_classes, variant)
     released = variant == "released"
@@ -230,9 +230,14 @@ def targets(boxes: Any, classes: Any, anchors: Any, grid_size: tuple[int, int]) 
 
 
 def loss(
-    outputs: dict, batch: dict, object_scale: float = 5.0, noobject_scale: float = 1.0, class_scale: float = 1.0,
-    coord_scale: float = 1.0, ignore_iou: float = 0.6,
-):  # fmt: skip
+    outputs: dict,
+    batch: dict,
+    object_scale: float = 5.0,
+    noobject_scale: float = 1.0,
+    class_scale: float = 1.0,
+    coord_scale: float = 1.0,
+    ignore_iou: float = 0.6,
+):
     """The region layer's loss, summed over the boxes of an image and averaged over the images; a float32 scalar.
 
     Of an anchor with an object (`targets`): half the squared errors of sigmoid(tx), sigmoid(ty), tw and th, times

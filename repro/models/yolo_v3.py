@@ -253,9 +253,14 @@ def _cross_entropy(logits, labels):
 
 
 def detect(
-    outputs: dict, batch: dict, score_threshold: float = 0.005, nms_threshold: float = 0.45, max_detections: int = 100,
-    anchors: Anchors = None, candidates: int = 1000,
-) -> dict:  # fmt: skip
+    outputs: dict,
+    batch: dict,
+    score_threshold: float = 0.005,
+    nms_threshold: float = 0.45,
+    max_detections: int = 100,
+    anchors: Anchors = None,
+    candidates: int = 1000,
+) -> dict:
     """Final boxes of each image, best first: every class by itself through non-maximum suppression.
 
     A score is objectness times the probability of the class (src/yolo_layer.c; thresholds of examples/detector.c). The

@@ -25,9 +25,13 @@ def segmentation_loss(logits: Any, labels: Any, kind: str = "cross_entropy", **o
 
 
 def softmax_cross_entropy(
-    logits: Any, labels: Any, void: int | None = 255, class_weights: Any = None, pixel_weight: Any = None,
+    logits: Any,
+    labels: Any,
+    void: int | None = 255,
+    class_weights: Any = None,
+    pixel_weight: Any = None,
     reduction: str = "mean",
-) -> Any:  # fmt: skip
+) -> Any:
     """Multinomial logistic loss, sum over pixels of w * -log softmax(logits)[label]; a float32 scalar.
 
     logits [B,K] or [B,H,W,K] of any float type, computed in float32; labels int [B] or [B,H,W], 0..K-1 or
@@ -56,9 +60,13 @@ def softmax_cross_entropy(
 
 
 def sigmoid_cross_entropy(
-    logits: Any, labels: Any, void: int | None = 255, class_weights: Any = None, pixel_weight: Any = None,
+    logits: Any,
+    labels: Any,
+    void: int | None = 255,
+    class_weights: Any = None,
+    pixel_weight: Any = None,
     reduction: str = "mean",
-) -> Any:  # fmt: skip
+) -> Any:
     """Binary logistic loss, sum over pixels of w * -log p(label), p(1) = sigmoid(logit); a float32 scalar.
 
     logits [B,1] or [B,H,W,1] of any float type, computed in float32; labels int [B] or [B,H,W], 0, 1 or `void`.

@@ -55,9 +55,13 @@ def nms(
 
 
 def class_nms(
-    boxes: Any, scores: Any, iou_threshold: float, score_threshold: float, max_output: int,
+    boxes: Any,
+    scores: Any,
+    iou_threshold: float,
+    score_threshold: float,
+    max_output: int,
     per_class_pool: int | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """A detector's last step: greedy NMS in every class on its own, then the best of all classes of an image.
 
     boxes [B,N,C,4], one for each class, or [B,N,1,4], shared by all; scores [B,N,C], foreground classes alone; of any

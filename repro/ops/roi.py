@@ -66,9 +66,13 @@ def roi_max_pool(features: Any, rois: Any, size: tuple[int, int] = (7, 7), spati
 
 
 def roi_align(
-    features: Any, rois: Any, size: tuple[int, int], spatial_scale: float, sampling_ratio: int = 2,
+    features: Any,
+    rois: Any,
+    size: tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int = 2,
     aligned: bool = True,
-) -> Any:  # fmt: skip
+) -> Any:
     """Averages of features [B,H,W,C] over an h x w grid of bins in each RoI, without quantisation; [B,R,h,w,C] of
     the features' dtype, computed in float32.
 

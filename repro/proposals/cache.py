@@ -52,10 +52,18 @@ class Proposals:
 
 
 def proposals_of(
-    dataset: Any, split: str, mode: str = "fast", max_boxes: int = 2000, limit: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None, *, seed: int = 0, width: int | None = 500,
-    min_side: int = 20, workers: int | None = None,
-) -> Proposals:  # fmt: skip
+    dataset: Any,
+    split: str,
+    mode: str = "fast",
+    max_boxes: int = 2000,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    seed: int = 0,
+    width: int | None = 500,
+    min_side: int = 20,
+    workers: int | None = None,
+) -> Proposals:
     """Selective search's proposals of a split, or of its first `limit` images, from the cache where they are there.
 
     mode, max_boxes, seed, width and min_side as of `selective_search`. `workers` processes (one for each core when
@@ -82,9 +90,16 @@ def proposals_of(
 
 
 def _complete(
-    path: Path, header: dict, images: list[Found], dataset: Any, split: str, search: dict[str, Any], count: int,
-    workers: int, progress: Callable[[int, int], None],
-) -> list[Found]:  # fmt: skip
+    path: Path,
+    header: dict,
+    images: list[Found],
+    dataset: Any,
+    split: str,
+    search: dict[str, Any],
+    count: int,
+    workers: int,
+    progress: Callable[[int, int], None],
+) -> list[Found]:
     """`images` with what follows them up to `count`, from interrupted work or computed; written to `path`."""
     shards = []
     while len(images) < count and (shard := _shard(path, len(images))).exists():

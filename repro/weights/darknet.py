@@ -160,7 +160,7 @@ def _read(path: Path) -> tuple[np.ndarray, int, bool]:
 
 def _ends_elsewhere(
     path: Path, found: str, network: keras.Model, layers: list[Layer], count: int, ends: list[int]
-) -> ReproError:  # fmt: skip
+) -> ReproError:
     if count == len(layers):
         takes = f"all {count} layers of {network.name} take {ends[-1]:,}"
     elif count:
@@ -199,9 +199,13 @@ Section = tuple[str, tuple[tuple[str, Any], ...]]
 
 
 def write_cfg(
-    path: str | os.PathLike, rows: Iterable[darknet.Row], input_size: tuple[int, int], channels: int = 3,
-    width: float = 1.0, answers: bool = True,
-) -> None:  # fmt: skip
+    path: str | os.PathLike,
+    rows: Iterable[darknet.Row],
+    input_size: tuple[int, int],
+    channels: int = 3,
+    width: float = 1.0,
+    answers: bool = True,
+) -> None:
     """Write the .cfg of a network from its rows. `input_size` is (height, width), `width` as it was built with.
 
     A network without `Answer` rows is a classifier and ends in a softmax. `answers=False` leaves all of these out, for
@@ -246,11 +250,9 @@ def _section(row: darknet.Row, width: float, back: Callable[[str], int]) -> Sect
 
     match row:
         case darknet.Conv():
-            settings = (
-                ("filters", scaled(row.filters, row.fixed)), ("size", row.size), ("stride", row.stride), ("pad", 1),
-                ("activation", row.activation),
-            )  # fmt: skip
-            return "convolutional", ((("batch_normalize", 1),) if row.norm else ()) + settings
+            norm = (("batch_normalize", 1),) if row.norm else ()
+            sizes = (("filters", scaled(row.filters, row.fixed)), ("size", row.size), ("stride", row.stride))
+            return "convolutional", (*norm, *sizes, ("pad", 1), ("activation", row.activation))
         case darknet.MaxPool():
             return "maxpool", (("size", row.size), ("stride", row.stride))
         case darknet.AveragePool():
