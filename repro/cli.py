@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -107,10 +108,8 @@ def describe(
     _load_keras(None)
     from repro.experiments.architectures import describe as card_of_network
 
-    card = card_of_network(
-        name, variant=variant, num_classes=classes, channels=channels, input_size=parse_size(size), width=width,
-        depth=depth, heads=heads,
-    )  # fmt: skip
+    settings = {"num_classes": classes, "channels": channels, "input_size": parse_size(size), "heads": heads}
+    card = card_of_network(name, variant=variant, width=width, depth=depth, **settings)
     if as_json:
         print(json.dumps(card, indent=1))
         return
@@ -139,8 +138,8 @@ def data(name: Positional[DataSet], preview: bool = False, split: str | None = N
         raise unknown_name(f"split of {name}", split, info.splits)
     for each in info.splits:
         official, note = dataset.official(each)
-        print(f"{each:6} {dataset.size(each):8,} images  fingerprint {dataset.fingerprint(each)}  "
-              f"{'official copy' if official else note}")  # fmt: skip
+        state = "official copy" if official else note
+        print(f"{each:6} {dataset.size(each):8,} images  fingerprint {dataset.fingerprint(each)}  {state}")
     if preview:
         from PIL import Image
 
@@ -361,7 +360,7 @@ def _load_keras(name: str | None) -> None:
         importlib.import_module("keras")
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., int | None]] = {
     "list": list_, "describe": describe, "data": data, "train": train, "eval": eval_, "predict": predict,
     "speed": speed, "run": run, "tables": tables, "cite": cite, "doctor": doctor,
 }  # fmt: skip

@@ -16,7 +16,7 @@ class Part(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
     """Base of everything read from the two files: a misspelt key is an error, not a silent gap."""
 
 
-class Fact(Part):
+class Fact(Part, frozen=True):
     """One figure of a paper with its unit, where it stands and how sure we are of it."""
 
     value: Any
@@ -26,7 +26,7 @@ class Fact(Part):
     note: str = ""
 
 
-class Score(Part):
+class Score(Part, frozen=True):
     """One row of a published result table: metric -> value in `unit`, on one split of one data set.
 
     `models` are the architectures of this suite that the row may stand beside; `name` is the paper's own."""
@@ -50,7 +50,7 @@ class Score(Part):
         return None if error is None else round(100 - error, 4)
 
 
-class Paper(Part):
+class Paper(Part, frozen=True):
     """A paper: its citation, its facts by key, and its published scores."""
 
     bibtex_key: str
@@ -64,7 +64,7 @@ class Paper(Part):
     scores: list[Score] = []
 
 
-class Check(Part):
+class Check(Part, frozen=True):
     """How a claim is decided: by what kind of experiment, in which way, and what the figure must show."""
 
     type: Literal["unit_test", "benchmark", "ablation", "demo", "literature"]
@@ -72,7 +72,7 @@ class Check(Part):
     metric: str
 
 
-class Claim(Part):
+class Claim(Part, frozen=True):
     """A statement of the study note, how it is checked, and what the literature says of it."""
 
     id: str
@@ -88,7 +88,7 @@ class Claim(Part):
     correct_statement: str = ""
 
 
-class _Ledger(Part):
+class _Ledger(Part, frozen=True):
     claims: list[Claim]
 
 

@@ -111,7 +111,5 @@ def build(
     for label, value in (("classes", classes), ("channels", image_channels)):
         if value < 1:
             raise ReproError(f"{value} {label} for {name} are impossible", f"give at least 1 of --{label}")
-    return function(
-        num_classes=classes, input_size=input_size or entry.input_size, channels=image_channels,
-        variant=variant or entry.variants[0], width=width, depth=depth, **options,
-    )  # fmt: skip
+    options |= {"num_classes": classes, "input_size": input_size or entry.input_size, "channels": image_channels}
+    return function(variant=variant or entry.variants[0], width=width, depth=depth, **options)

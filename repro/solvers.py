@@ -60,7 +60,7 @@ def train_svms(
     scale = feature_scale(images, feature_norm)
     options = dict(C=C, bias_multiplier=bias_multiplier, positive_weight=positive_weight, cache=cache, seed=seed)
     retrain_after = max(retrain_after, cache or 0)
-    machines = []
+    machines: list[_Machine] = []
     for number, (features, overlaps) in enumerate(images()):
         features = _checked(f"features of image {number}", features)
         overlaps = np.asarray(overlaps)
@@ -90,10 +90,10 @@ def feature_scale(images: Images, feature_norm: float = 20.0, limit: int = NORM_
     proposals of the first `limit` images. The release takes 200 proposals of each of 200 images drawn at random.
 
     images: as in `train_svms`. Raises ReproError for features that are not finite, all zero or absent."""
-    norms = [np.zeros(0)]
+    each = [np.zeros(0)]
     for number, (features, _) in enumerate(itertools.islice(images(), limit)):
-        norms.append(np.linalg.norm(_checked(f"features of image {number}", features).astype(np.float32), axis=1))
-    norms = np.concatenate(norms)
+        each.append(np.linalg.norm(_checked(f"features of image {number}", features).astype(np.float32), axis=1))
+    norms = np.concatenate(each)
     if not norms.any():
         raise ReproError(f"the {len(norms)} features are empty or zero", "check the images and the network's weights")
     return float(feature_norm / norms.mean())
@@ -187,10 +187,8 @@ class _Machine:
         o = self._options
         x = np.concatenate([self._positives, negatives]).astype(np.float64) * self._scale
         sign = np.repeat([1, -1], [len(self._positives), len(negatives)])
-        svm = LinearSVC(
-            C=o["C"], loss="hinge", class_weight={1: o["positive_weight"]}, intercept_scaling=o["bias_multiplier"],
-            max_iter=10000, random_state=o["seed"],
-        ).fit(x, sign)  # fmt: skip
+        weighted = {"class_weight": {1: o["positive_weight"]}, "intercept_scaling": o["bias_multiplier"]}
+        svm = LinearSVC(C=o["C"], loss="hinge", max_iter=10000, random_state=o["seed"], **weighted).fit(x, sign)
         weights, bias = svm.coef_[0], float(svm.intercept_[0])
         scores = x @ weights + bias
         hinge = np.maximum(0, 1 - sign * scores) * np.where(sign > 0, o["positive_weight"], 1)
@@ -222,10 +220,10 @@ def _drawn(sizes: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
 
 def _settled(sizes: np.ndarray, centres: np.ndarray, middle: Callable[..., np.ndarray], steps: int) -> np.ndarray:
     """Centres after rounds of k-means until no box changes its cluster; one without boxes stays where it is."""
-    nearest = None
+    nearest: np.ndarray | None = None
     for _ in range(steps):
         previous, nearest = nearest, _size_iou(sizes, centres).argmax(axis=1)
-        if np.array_equal(previous, nearest):
+        if previous is not None and np.array_equal(previous, nearest):
             break
         for cluster in np.unique(nearest):
             centres[cluster] = middle(sizes[nearest == cluster], axis=0)

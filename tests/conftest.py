@@ -12,9 +12,27 @@ from tests.parity.worker import Worker, compute
 # before these are imported: what they assert is explained as it is in a test
 pytest.register_assert_rewrite("tests.support")
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores, so a thread each
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
 backend.select()
 settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+# files that take longest, the longest first: begun last, one of them would leave the other processes idle
+LONGEST = (
+    "tests/test_parity.py", "tests/test_suite.py", "tests/models/test_mask_rcnn.py", "tests/tasks/test_instance.py",
+    "tests/test_registry.py", "tests/test_cli.py", "tests/tasks/test_learners.py", "tests/engine/test_train.py",
+    "tests/experiments/test_gallery.py", "tests/models/test_yolo_v3.py", "tests/tasks/test_detection.py",
+    "tests/tasks/test_yolo.py", "tests/experiments/test_operations.py", "tests/models/test_yolo_v1.py",
+    "tests/test_golden.py", "tests/models/test_yolo_v2.py", "tests/ops/test_roi.py", "tests/ops/test_nms.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the longest files; the order within a file stays."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
 
 
 @pytest.fixture

@@ -35,9 +35,16 @@ class Augment:
     Raises ReproError for options out of range."""
 
     def __init__(
-        self, seed: int, crop: tuple[int, int] | None = None, flip: bool = False, jitter: float = 0.0,
-        zoom: tuple[float, float] = (1.0, 1.0), rotate: float = 0.0, elastic: float = 0.0, grey: float = 0.0,
-    ) -> None:  # fmt: skip
+        self,
+        seed: int,
+        crop: tuple[int, int] | None = None,
+        flip: bool = False,
+        jitter: float = 0.0,
+        zoom: tuple[float, float] = (1.0, 1.0),
+        rotate: float = 0.0,
+        elastic: float = 0.0,
+        grey: float = 0.0,
+    ) -> None:
         self.crop, self.zoom = None if crop is None else tuple(crop), tuple(zoom)
         _check(self.crop, self.zoom, {"jitter": jitter, "rotate": rotate, "elastic": elastic, "grey": grey})
         self.flip, self.jitter, self.rotate, self.elastic, self.grey = flip, jitter, rotate, elastic, grey

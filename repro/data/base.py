@@ -39,8 +39,10 @@ class Sample:
     def truth(self) -> dict[str, np.ndarray]:
         """Boxes, classes, and the flags difficult and crowd, bool [M] where the data set says nothing too, as
         `repro.metrics.detection` takes them."""
+        assert self.boxes is not None  # a data set of objects has both
+        assert self.classes is not None
         flags = {name: getattr(self, name) for name in ("difficult", "crowd")}
-        none = np.zeros(len(self.boxes), bool)
+        none = np.zeros(len(self.boxes), np.bool_)
         known = {name: none if values is None else values for name, values in flags.items()}
         return {"boxes": self.boxes, "classes": self.classes, **known}
 

@@ -80,9 +80,14 @@ class OnDemand:
     """Records decoded whenever they are asked for: `len(records)`, `records[i]` -> dict of arrays."""
 
     def __init__(
-        self, dataset: Any, split: str, size: tuple[int, int], task: str, limit: int | None = None,
+        self,
+        dataset: Any,
+        split: str,
+        size: tuple[int, int],
+        task: str,
+        limit: int | None = None,
         fit: Fit | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         available = dataset.size(split)
         self._dataset, self._split, self._size, self._fit = dataset, split, size, fit or _FIT[task]
         self._length = min(limit or available, available)
@@ -111,9 +116,15 @@ class Mapped:
 
 
 def decoded(
-    dataset: Any, split: str, size: tuple[int, int], task: str, *, limit: int | None = None, fit: Fit | None = None,
+    dataset: Any,
+    split: str,
+    size: tuple[int, int],
+    task: str,
+    *,
+    limit: int | None = None,
+    fit: Fit | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Mapped | OnDemand:  # fmt: skip
+) -> Mapped | OnDemand:
     """The records of a split at input size (height, width) for a task; the first `limit` of them if given.
 
     `fit` makes the records where a task has more than one kind of them; `task` must then name the kind, for the cache.

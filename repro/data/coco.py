@@ -67,7 +67,7 @@ class Coco2017(CocoFormat):
         for folder, archive in ARCHIVES.items():
             if not (self._root / folder).is_dir():
                 # no captions, no key points
-                install(archive, self._root, folder, lambda name, part=folder: part != "annotations" or is_wanted(name))
+                install(archive, self._root, folder, lambda name: "annotations/" not in name or is_wanted(name))
         super().prepare()
 
     def _refetch(self, folder: Path) -> str:

@@ -101,8 +101,8 @@ class CocoFormat(Folder):
         # the objects were drawn over the stored pixels, whatever the EXIF orientation says
         pixels = read_image(path, upright=False)
         if pixels.shape[:2] != size:
-            stated, found = f"{size[0]}x{size[1]}", f"{pixels.shape[0]}x{pixels.shape[1]}"
-            raise ReproError(f"{path} is {found}, in {file} it is {stated} (height x width)", "unpack both again")
+            stated, here = f"{size[0]}x{size[1]}", f"{pixels.shape[0]}x{pixels.shape[1]}"
+            raise ReproError(f"{path} is {here}, in {file} it is {stated} (height x width)", "unpack both again")
         found = self._annotations[split].get(image.id, [])
         return Sample(str(image.id), pixels, **objects_of(found, size, file, self.category_ids, self.again))
 
@@ -149,7 +149,7 @@ def read_instances(file: Path, names: dict[int, str], cure: str) -> tuple[list[_
 
 def objects_of(
     annotations: Sequence[_Annotation], size: tuple[int, int], file: Path, category_ids: Sequence[int], cure: str
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """The fields `boxes`, `classes`, `masks` and `crowd` of a `Sample` of this (height, width).
 
     Raises ReproError naming the annotation where a box or mask makes no sense."""
@@ -191,11 +191,11 @@ def _check(instances: _Instances, file: Path, names: dict[int, str], cure: str) 
     for image in instances.images:
         if Path(image.file_name).name != image.file_name:
             raise ReproError(f"image {image.id} of {file} has the file name {image.file_name[:60]!r}", cure)
-    for each in instances.annotations:
-        if each.image_id not in ids["images"]:
-            raise ReproError(f"annotation {each.id} of {file} is of image {each.image_id}, which is not there", cure)
-        if each.category_id not in ids["categories"]:
-            problem = f"annotation {each.id} of {file} is of category {each.category_id}, which is not there"
+    for found in instances.annotations:
+        if found.image_id not in ids["images"]:
+            raise ReproError(f"annotation {found.id} of {file} is of image {found.image_id}, which is not there", cure)
+        if found.category_id not in ids["categories"]:
+            problem = f"annotation {found.id} of {file} is of category {found.category_id}, which is not there"
             raise ReproError(problem, cure)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import http.client
 import os
@@ -48,9 +49,14 @@ class Archive:
 
 
 def install(
-    archive: Archive, root: Path, top: str, wanted: Callable[[str], bool] = lambda name: True, *,
-    done: Path | None = None, unpack: Callable[[Path], None] | None = None,
-) -> None:  # fmt: skip
+    archive: Archive,
+    root: Path,
+    top: str,
+    wanted: Callable[[str], bool] = lambda name: True,
+    *,
+    done: Path | None = None,
+    unpack: Callable[[Path], None] | None = None,
+) -> None:
     """Make the archive's folder `top` (a path inside it) appear as `root/top`, unless it is there.
 
     The archive is fetched into `root` and kept there; one put there by hand is used. `wanted` says of a member's
@@ -151,15 +157,16 @@ def _members(path: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]] | None]]
         with zipfile.ZipFile(path) as archive:
             for item in archive.infolist():
                 if not item.is_dir():
-                    yield item.filename, lambda item=item: archive.open(item)
+                    yield item.filename, functools.partial(archive.open, item)
     else:
-        with tarfile.open(path) as archive:
-            for item in archive:
-                if not item.isdir():
-                    yield item.name, (lambda item=item: archive.extractfile(item)) if item.isfile() else None
+        with tarfile.open(path) as tape:
+            for member in tape:
+                if not member.isdir():
+                    opened = functools.partial(tape.extractfile, member) if member.isfile() else None
+                    yield member.name, opened  # type: ignore[misc]  # of a plain file, extractfile never gives None
             # tarfile takes a file cut between two members for a complete one; a zero block marks the real end
-            archive.fileobj.seek(archive.offset)
-            if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            tape.fileobj.seek(tape.offset)
+            if tape.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("it ends too early")
 
 
@@ -172,7 +179,7 @@ class _Cut(Exception):
 
 
 def _download(archive: Archive, part: Path, cure: str) -> None:
-    pauses = iter(())  # a network that is not there is told at once
+    pauses: Iterator[float] = iter(())  # a network that is not there is told at once
     with (
         open(part, "ab") as file,
         tqdm(total=archive.size, desc=archive.filename, unit="B", unit_scale=True, disable=None) as bar,

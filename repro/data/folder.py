@@ -36,6 +36,7 @@ class Folder:
     @property
     def again(self) -> str:
         """The cure of an incomplete copy."""
+        assert self.archive  # a folder without one has a cure of its own
         return f"unpack {self.archive.filename} again"
 
     def prepare(self) -> None:
@@ -63,9 +64,11 @@ class Folder:
 
     def _find(self, split: str) -> list[Any]:
         """The samples of a split in order. Raises ReproError when the copy is incomplete."""
+        raise NotImplementedError
 
     def _identity(self, split: str) -> Iterator[bytes]:
         """What tells the samples of a split from others."""
+        raise NotImplementedError
 
     def _items(self, split: str) -> list[Any]:
         if known_split(self.info, split) not in self._found:
@@ -101,8 +104,9 @@ class PairFolder(Folder):
 
         No checksum of single files is published, so that edited pixels or labels do not show here."""
         reasons, sizes = self._differences(split)
-        odd = next((size for size in sizes if size != self.shape), None) if self.shape else None
-        reasons += [f"images of {odd[0]}x{odd[1]} instead of {self.shape[0]}x{self.shape[1]}"] if odd else []
+        odd = next((size for size in sizes if size != self.shape), None)
+        if odd and self.shape:
+            reasons.append(f"images of {odd[0]}x{odd[1]} instead of {self.shape[0]}x{self.shape[1]}")
         longest = max(map(max, sizes))
         if self.longest_side and longest != self.longest_side:
             reasons.append(f"the longest side is {longest} instead of {self.longest_side} pixels")

@@ -66,7 +66,7 @@ def read_colours(path: Path) -> np.ndarray:
     are transparent, and for JPEG, whose compression changes colours."""
     image = _open(read_bytes(path), str(path))
     _check_kind(image, str(path), ("P", "RGB", "RGBA"), "a label map in colours", "give a PNG in RGB")
-    if image.mode == "RGBA" and image.getextrema()[3] != (255, 255):
+    if image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255):
         raise ReproError(f"{path} has transparent pixels", "give a PNG in RGB")
     return np.array(image.convert("RGB"))
 
@@ -109,7 +109,7 @@ def read_stack(path: Path) -> np.ndarray:
 
     Raises ReproError naming the file, and the page where one is to blame, when it is missing, damaged or no
     picture, and when a page is not 8-bit grey or is of another size than the first."""
-    pages = []
+    pages: list[np.ndarray] = []
     try:
         with Image.open(path) as image:
             for number in range(getattr(image, "n_frames", 1)):

@@ -23,9 +23,10 @@ def fit_instances(sample: Sample, size: tuple[int, int], max_boxes: int) -> dict
     if sample.masks is None:
         raise ReproError(f"{sample.image_id} has no masks", "give a data set for instances, see `repro list datasets`")
     record = fit_boxes(sample, size, max_boxes)
+    boxes = sample.truth()["boxes"]
     masks = np.zeros((max_boxes, MASK_SIDE, MASK_SIDE), "uint8")
     for slot, index in enumerate(np.flatnonzero(sample.learned())):
-        masks[slot] = np.rint(255 * crop_mask(sample.masks[index], sample.boxes[index], MASK_SIDE))
+        masks[slot] = np.rint(255 * crop_mask(sample.masks[index], boxes[index], MASK_SIDE))
     return record | {"masks": masks}
 
 

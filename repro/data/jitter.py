@@ -34,13 +34,21 @@ class Jitter:
     `letterbox`. Raises ReproError for options out of range."""
 
     def __init__(
-        self, seed: int, flip: bool = False, scale: float = 0.2, shift: float = 0.2, saturation: float = 1.5,
-        exposure: float = 1.5, hue: float = 0.0, size: int | None = None,
-    ) -> None:  # fmt: skip
-        for label, value, low, high in (
+        self,
+        seed: int,
+        flip: bool = False,
+        scale: float = 0.2,
+        shift: float = 0.2,
+        saturation: float = 1.5,
+        exposure: float = 1.5,
+        hue: float = 0.0,
+        size: int | None = None,
+    ) -> None:
+        checks = (
             ("scale", scale, 0, 0.9), ("shift", shift, 0, 0.5), ("hue", hue, 0, 0.5),
             ("saturation", saturation, 1, 100), ("exposure", exposure, 1, 100), ("size", size or 1, 1, math.inf),
-        ):  # fmt: skip
+        )  # fmt: skip
+        for label, value, low, high in checks:
             if not (low <= value <= high and math.isfinite(value)):
                 raise ReproError(f"augmentation: {label} is {value}", f"give a number from {low} to {high:g}")
         self.flip, self.scale, self.shift = flip, scale, shift
@@ -78,10 +86,8 @@ class Jitter:
         moved = _move(batch["boxes"], batch["classes"], start, factor, extent, target, turned)
         # a product that should be whole may come out a little above
         end = ops.ceil(ops.minimum(start + factor * extent, ops.convert_to_tensor(target, dtype="float32")) - 1e-3)
-        return batch | moved | {
-            "image": ops.where(covered, image, float(PADDING_GREY)),
-            "valid_size": ops.cast(ops.maximum(end, 1.0), "int32"),
-        }  # fmt: skip
+        image = ops.where(covered, image, float(PADDING_GREY))
+        return batch | moved | {"image": image, "valid_size": ops.cast(ops.maximum(end, 1.0), "int32")}
 
     def _placement(self, count: Any, extent: Any, canvas: tuple[int, int], target: tuple[int, int]) -> tuple[Any, Any]:
         """start and factor [B,2] of the map source -> start + factor * source, for y and x."""
@@ -115,9 +121,7 @@ class Jitter:
         return keras.random.uniform(shape, low, high, dtype="float32", seed=self.generator)
 
 
-def _weights(
-    length: int, source: int, start: Any, factor: Any, extent: Any, turned: Any = None
-) -> tuple[Any, Any]:  # fmt: skip
+def _weights(length: int, source: int, start: Any, factor: Any, extent: Any, turned: Any = None) -> tuple[Any, Any]:
     """Weights [B,length,source] of source pixels for each output pixel, and which of these show the image, [B,length].
 
     Along one axis: start, factor and extent (of the image, in source pixels) are [B]; `turned` bool [B] or None."""
@@ -136,7 +140,7 @@ def _weights(
 
 def _move(
     boxes: Any, classes: Any, start: Any, factor: Any, extent: Any, target: tuple[int, int], turned: Any
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Boxes [B,M,4] and classes [B,M] after the map of `Jitter._placement`; what keeps too little is padding."""
     boxes, classes = ops.cast(boxes, "float32"), ops.cast(classes, "int32")
     if turned is not None:

@@ -6,7 +6,7 @@ Boxes are (x1,y1,x2,y2), 0-based, half-open, float pixels. The same work on the 
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -75,7 +75,7 @@ def tight_boxes(masks: np.ndarray) -> np.ndarray:
     """float32 [M,4] (x1,y1,x2,y2), 0-based, half-open, around the pixels of masks bool [M,H,W], none of them empty."""
     sides = []
     for axis in (1, 2):  # over the rows, what is left is columns, and the other way round
-        taken = masks.any(axis)
+        taken = np.any(masks, axis)
         sides.append((taken.argmax(1), taken.shape[1] - taken[:, ::-1].argmax(1)))
     (x1, x2), (y1, y2) = sides
     return np.stack([x1, y1, x2, y2], axis=1).astype(np.float32)
@@ -127,7 +127,7 @@ def run_lengths(rle: dict[str, Any], name: str = "RLE") -> np.ndarray:
     return values
 
 
-def _is_size(size: Any) -> bool:
+def _is_size(size: Any) -> TypeGuard[Sequence[int]]:
     sides = size if isinstance(size, list | tuple) and len(size) == 2 else (0,)
     whole = all(isinstance(side, int | np.integer) and not isinstance(side, bool) and side > 0 for side in sides)
     return whole and math.prod(map(int, sides)) < _MAX_PIXELS

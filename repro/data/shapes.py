@@ -6,6 +6,7 @@ BLAS, no float sums), so that the same options give the same bytes on every mach
 drawn independently of the class, from the same patterns for objects and background: only outlines tell.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -35,7 +36,7 @@ _PENTAGON = (
 
 def _behind(x: np.ndarray, y: np.ndarray, normals: tuple[tuple[float, float], ...], distance: float) -> np.ndarray:
     """In how many of the half planes n.p <= distance each point lies."""
-    return sum((nx * x + ny * y <= distance).astype(np.int8) for nx, ny in normals)
+    return functools.reduce(operator.add, ((nx * x + ny * y <= distance).astype(np.int8) for nx, ny in normals))
 
 
 # class -> whether (x, y) in the unit circle belongs to it; a pentagram is what 4 of its 5 edges have behind
@@ -191,7 +192,7 @@ def _scene(rng: np.random.Generator, options: dict[str, Any]) -> tuple[np.ndarra
         areas, visible = np.append(areas, area), np.append(remaining, area)
         owner[window][mask] = len(classes)
         colours.append(_contrasting(rng, colours))
-        image[window][mask] = _texture(rng, *mask.shape, short, colours[-1])[mask]
+        image[window][mask] = _texture(rng, mask.shape[0], mask.shape[1], short, colours[-1])[mask]
     image += rng.integers(-NOISE, NOISE + 1, image.shape, dtype=np.int8)
     return np.clip(image, 0, 255).astype(np.uint8), owner, classes
 

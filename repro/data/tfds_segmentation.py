@@ -3,14 +3,13 @@
 A mask is stored as an encoded picture of the data set's own label numbers; `lookup` turns these into classes.
 """
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from repro.data.base import VOID, Info, Sample
 from repro.data.images import class_table, decode_labels, to_classes
-from repro.data.tfds import Parts, TfdsDataset
+from repro.data.tfds import Parts, Records, TfdsDataset
 
 VERSION = 1  # raised when its numbers change on purpose: results of another version are stale
 
@@ -68,7 +67,7 @@ class OxfordPets(TfdsSegmentation):
         "52425fb6de5c424942b7626b428656fcbd798db970a937df61750c0f1d358e91 (annotations)",
     )  # fmt: skip
 
-    def _part(self, split: str, records: Sequence[dict[str, Any]]) -> Any:
+    def _part(self, split: str, records: Records) -> Any:
         if split == "test":
             return records
         border = len(records) - len(records) // 10

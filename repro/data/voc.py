@@ -100,7 +100,7 @@ def checked_boxes(
     limits = np.array([size[1], size[0], size[1], size[0]], np.float64)
     clipped = np.clip(array, 0, limits).astype(np.float32)
     # written so that a box of NaN is neither inside nor of any area
-    inside = (np.maximum(-array, array - limits) <= ROUNDING).all(1)
+    inside = np.all(np.maximum(-array, array - limits) <= ROUNDING, axis=1)
     solid = (array[:, 2:] > array[:, :2]).all(1) & (clipped[:, 2:] > clipped[:, :2]).all(1)
     for index in np.flatnonzero(~(inside & solid))[:1]:
         corners = ", ".join(f"{value:g}" for value in array[index])
@@ -109,7 +109,7 @@ def checked_boxes(
     return clipped
 
 
-def read_objects(path: Path, classes: Sequence[str]) -> tuple[tuple[int, int], dict[str, np.ndarray]]:
+def read_objects(path: Path, classes: Sequence[str]) -> tuple[tuple[int, int], dict[str, Any]]:
     """The (height, width) of its image and the objects of an annotation, in the order of the file.
 
     They are boxes float64 [M,4] (x1,y1,x2,y2), 0-based, half-open, in pixels; classes int32 [M]; difficult and

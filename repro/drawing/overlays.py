@@ -67,9 +67,13 @@ def overlay_mask(
 
 
 def draw_boxes(
-    image: np.ndarray, boxes: np.ndarray, classes: np.ndarray, names: Sequence[str], palette: Palette | None = None,
+    image: np.ndarray,
+    boxes: np.ndarray,
+    classes: np.ndarray,
+    names: Sequence[str],
+    palette: Palette | None = None,
     scores: np.ndarray | None = None,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Draw boxes [M,4] (x1,y1,x2,y2; pixels, half-open) with class names, and scores [M] where given.
 
     Class c has the colour `palette[c]` (None: colour c + 1 of the VOC map, whose 0 is background)."""
@@ -87,9 +91,14 @@ def draw_boxes(
 
 
 def draw_instances(
-    image: np.ndarray, masks: np.ndarray, classes: np.ndarray | None = None, names: Sequence[str] = (),
-    palette: Palette | None = None, scores: np.ndarray | None = None, alpha: float = 0.4,
-) -> np.ndarray:  # fmt: skip
+    image: np.ndarray,
+    masks: np.ndarray,
+    classes: np.ndarray | None = None,
+    names: Sequence[str] = (),
+    palette: Palette | None = None,
+    scores: np.ndarray | None = None,
+    alpha: float = 0.4,
+) -> np.ndarray:
     """Tint and outline masks bool [M,H,W], each instance in a colour of its own or of `palette[i]`.
 
     With `classes` [M], every instance is tagged with its class name, and its score [M] where given."""
@@ -115,9 +124,12 @@ def enlarge_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def grid(
-    rows: Sequence[Sequence[np.ndarray]], column_titles: Sequence[str], row_titles: Sequence[str] | None = None,
-    legend: np.ndarray | None = None, cell: tuple[int, int] = (200, 260),
-) -> np.ndarray:  # fmt: skip
+    rows: Sequence[Sequence[np.ndarray]],
+    column_titles: Sequence[str],
+    row_titles: Sequence[str] | None = None,
+    legend: np.ndarray | None = None,
+    cell: tuple[int, int] = (200, 260),
+) -> np.ndarray:
     """Lay pictures out in rows under column titles (in up to 3 lines), beside row titles, above a legend (a picture).
 
     Each picture is scaled into `cell` (height, width; at least 160) with its aspect kept: label maps, known
@@ -294,7 +306,8 @@ class _Tags:
     """Class names at boxes: above one, or inside it or below it where that is taken or off the picture."""
 
     def __init__(self, draw: ImageDraw.ImageDraw, size: tuple[int, int]) -> None:
-        self._draw, self._size, self._taken = draw, size, []
+        self._draw, self._size = draw, size
+        self._taken: list[tuple[int, int, int]] = []
         self._font = ImageFont.load_default(12)
 
     def add(self, box: np.ndarray, fill: tuple[int, int, int], text: str) -> None:

@@ -23,7 +23,11 @@ def top_k_correct(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     scores [B,K], logits or probabilities; labels int [B] in 0..K-1. Returns bool [B].
     Ties: of equal scores the lower class index ranks first, so that exactly k classes are in the top k and
     top-1 is `argmax`. A NaN anywhere in its row makes an image wrong. With k >= K every other image is right.
-    Raises ReproError for shapes that do not fit, labels out of range, and k below 1."""
+    Raises ReproError for shapes that do not fit, labels out of range, and k below 1.
+
+    >>> top_k_correct(np.array([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]]), np.array([2, 2]), k=2).tolist()
+    [True, False]
+    """
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise ReproError(f"scores of shape {scores.shape} and labels of shape {labels.shape}", "give [B,K] and [B]")
     if k < 1:

@@ -56,7 +56,9 @@ def coco_ap(
 
 
 def areas_of(where: str, given: Any, own: np.ndarray) -> np.ndarray:
-    """Areas float64 [M] in pixels: those that are given, else the objects' own [M]. Raises ReproError."""
+    """Areas float64 [M] in pixels: those that are given, else the objects' own [M].
+
+    Raises ReproError, calling the objects `where`, for another number of areas than objects and negative ones."""
     areas = np.asarray(own if given is None else given, np.float64)
     if areas.shape != own.shape or not (areas >= 0).all():
         raise ReproError(f"{where} has {len(own)} objects and areas {areas.tolist()}", "give one an object, in pixels")
@@ -76,7 +78,7 @@ def coco_scores(
 
     def index(entries: Entries, **fields: Any) -> COCO:
         """pycocotools' index. Its own `loadRes` fails on an empty list."""
-        numbered = []
+        numbered: list[dict[str, Any]] = []
         for n, entry in enumerate(entries):
             for m, kind in enumerate(entry["classes"]):
                 # numbers start at 1: pycocotools takes the number 0 of a match for no match

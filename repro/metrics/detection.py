@@ -113,7 +113,14 @@ def average_precision(curve: Curve, recall_levels: np.ndarray | None = None) -> 
     Without `recall_levels`: its area over recall (VOC 2010 and later; VOCap.m). Recall grows by 1 / objects at each
     right detection, so that this is a sum over these, divided by the number of objects. With them: its mean over the
     levels, in [0, 1]: `ELEVEN_POINTS` (VOC 2007), 101 for COCO. Levels are compared exactly; give k / 10, not
-    np.arange(0, 1.1, 0.1), which is above 0.3 where it should be 0.3."""
+    np.arange(0, 1.1, 0.1), which is above 0.3 where it should be 0.3.
+
+    >>> curve = Curve(np.array([0.5, 0.5, 1.0]), np.array([1.0, 0.5, 2 / 3]), np.array([0.9, 0.8, 0.7]), objects=2)
+    >>> round(average_precision(curve), 4)  # right, wrong, right: (1 + 2/3) / 2
+    0.8333
+    >>> round(average_precision(curve, ELEVEN_POINTS), 4)  # (6 + 5 * 2/3) / 11
+    0.8485
+    """
     highest = np.maximum.accumulate(curve.precision[::-1])[::-1]
     if recall_levels is None:
         right = np.diff(curve.recall, prepend=0) > 0
@@ -123,9 +130,11 @@ def average_precision(curve: Curve, recall_levels: np.ndarray | None = None) -> 
 
 
 def proposal_recall(
-    proposals: Sequence[np.ndarray], truths: Entries, counts: Sequence[int] = (50, 100, 300, 1000, 2000),
+    proposals: Sequence[np.ndarray],
+    truths: Entries,
+    counts: Sequence[int] = (50, 100, 300, 1000, 2000),
     iou_thresholds: Sequence[float] = (0.5, 0.7),
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Recall of class-agnostic proposals against their number (Faster R-CNN, "Analysis of Recall-to-IoU").
 
     proposals: float [P,4] of each image, best first; truths as in the module, difficult and crowd objects left out.
@@ -180,10 +189,11 @@ def checked(
     if len(predictions) != len(truths):
         problem = f"predictions of {len(predictions)} images, truths of {len(truths)}"
         raise ReproError(problem, "give one of each an image")
-    return tuple(
-        [_checked_image(f"{kind} of image {n}", image, keys, num_classes) for n, image in enumerate(images)]
-        for kind, images, keys in (("prediction", predictions, PREDICTION_KEYS), ("truth", truths, TRUTH_KEYS))
-    )
+
+    def arrays(kind: str, images: Entries, keys: Sequence[str]) -> list[dict[str, np.ndarray]]:
+        return [_checked_image(f"{kind} of image {n}", image, keys, num_classes) for n, image in enumerate(images)]
+
+    return arrays("prediction", predictions, PREDICTION_KEYS), arrays("truth", truths, TRUTH_KEYS)
 
 
 def _checked_image(
@@ -203,8 +213,7 @@ def _checked_image(
     classes = np.asarray(image["classes"])
     if classes.size and classes.dtype.kind not in "iu":
         raise ReproError(f"{where} has classes of type {classes.dtype}", "give integers")
-    wrong = (classes < 0) | (classes >= num_classes) if num_classes is not None else np.zeros(0, bool)
-    if wrong.any():
+    if num_classes is not None and (wrong := (classes < 0) | (classes >= num_classes)).any():
         problem = f"{where} has class {classes[wrong][0]} outside 0..{num_classes - 1}"
         raise ReproError(problem, "cut padding (class -1) off, and check the number of classes")
     if np.isnan(arrays.get("scores", np.zeros(0))).any():

@@ -45,7 +45,13 @@ def rand_score(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float | N
         merge   sum_ij C(n_ij) / sum_j C(s_j)    precision: low where cells are merged
         score   2 sum_ij C(n_ij) / (sum_i C(t_i) + sum_j C(s_j)), their harmonic mean
 
-    A ratio of no pairs at all is None. Raises ReproError for different shapes and wrong types."""
+    A ratio of no pairs at all is None. Raises ReproError for different shapes and wrong types.
+
+    >>> truth = np.array([[1, 1, 0, 2, 2]])
+    >>> scores = rand_score(truth, np.ones((1, 5), bool))  # two cells of two pixels as one segment
+    >>> scores["split"], round(scores["merge"], 4), scores["score"]
+    (1.0, 0.3333, 0.5)
+    """
     _check(truth, prediction)
     if prediction.dtype.kind != "b":
         raise ReproError(f"prediction of cells is {prediction.dtype}", "give booleans: a probability, thresholded")
@@ -90,12 +96,12 @@ class RandScore:
             "rand_score": self._mean("score", THRESHOLD),
             "rand_split": self._mean("split", THRESHOLD),
             "rand_merge": self._mean("merge", THRESHOLD),
-            "rand_score_best": defined.get(best),
+            "rand_score_best": None if best is None else defined[best],
             "rand_threshold": best,
         }
 
     def _mean(self, name: str, threshold: float) -> float | None:
-        values = [ratios[name] for ratios in self._ratios[threshold] if ratios[name] is not None]
+        values = [value for ratios in self._ratios[threshold] if (value := ratios[name]) is not None]
         return sum(values) / len(values) if values else None
 
 
@@ -127,7 +133,10 @@ def _pairs(cells: np.ndarray, prediction: np.ndarray) -> tuple[int, int, int]:
     scored = cells > 0
     truth, segments = cells[scored].astype(np.int64), _thinned(prediction)[scored].astype(np.int64)
     both = np.unique(truth * (segments.max(initial=0) + 1) + segments, return_counts=True)[1]
-    return tuple(int((n * (n - 1)).sum()) // 2 for n in (both, np.bincount(truth), np.bincount(segments)))
+    among_both, among_truth, among_segments = (
+        int((n * (n - 1)).sum()) // 2 for n in (both, np.bincount(truth), np.bincount(segments))
+    )
+    return among_both, among_truth, among_segments
 
 
 def _ratios(pairs: tuple[int, int, int]) -> dict[str, float | None]:

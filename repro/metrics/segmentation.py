@@ -34,7 +34,11 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int
     truth: integer labels of any shape, 0..K-1 or `void`; prediction: integer labels 0..K-1 of the same shape.
     Returns int64 [K,K], rows truth, columns prediction; void pixels are not in it.
     Raises ReproError for different shapes, labels that are no integers, and labels out of range (a prediction
-    also where the truth is void, as the VOC development kit does)."""
+    also where the truth is void, as the VOC development kit does).
+
+    >>> confusion_matrix(np.array([0, 0, 1, 255]), np.array([0, 1, 1, 1]), num_classes=2).tolist()
+    [[1, 1], [0, 1]]
+    """
     if 0 <= void < num_classes:
         raise ReproError(f"void label {void} is also one of the {num_classes} classes", "choose another void label")
     if truth.shape != prediction.shape:
@@ -74,7 +78,12 @@ def segmentation_scores(confusion: np.ndarray, class_names: Sequence[str]) -> di
     and prediction are listed in `absent_classes`. `per_class` maps each name to its accuracy, iou, dice and
     number of truth `pixels`. Scores are fractions in [0, 1]; an undefined one (nothing to divide by) is None.
 
-    Raises ReproError when matrix and names do not fit, and when the matrix is no matrix of counts."""
+    Raises ReproError when matrix and names do not fit, and when the matrix is no matrix of counts.
+
+    >>> scores = segmentation_scores(np.array([[2, 0], [1, 1]]), ("road", "sky"))
+    >>> scores["pixel_accuracy"], scores["mean_pixel_accuracy"], round(scores["mean_iou"], 4)  # (2/3 + 1/2) / 2
+    (0.75, 0.75, 0.5833)
+    """
     names = list(class_names)
     _check_matrix(confusion, names)
     hits = np.diag(confusion)

@@ -42,7 +42,8 @@ DEVIATIONS = (
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution, batch normalisation (or a bias) and its activation. Stride 2 halves, as Darknet pads.
+    """A convolution, batch normalisation (or a bias) and its activation. [B,h,w,C] to [B,h/stride,w/stride,filters],
+    padded as Darknet does.
 
     `fixed`: its filters are those of an answer, which a narrower network gives too. `label`: its output's name."""
 
@@ -74,7 +75,7 @@ class AveragePool:
 
 @dataclass(frozen=True)
 class Shortcut:
-    """Add the output of an earlier row (a residual)."""
+    """Add the output of an earlier row, of the same shape (a residual)."""
 
     source: str
     label: str = ""
@@ -82,7 +83,7 @@ class Shortcut:
 
 @dataclass(frozen=True)
 class Route:
-    """Go on from earlier rows, side by side along the channels."""
+    """Go on from earlier rows of one height and width, side by side along the channels."""
 
     sources: tuple[str, ...]
     label: str = ""
@@ -98,7 +99,7 @@ class Reorg:
 
 @dataclass(frozen=True)
 class Upsample:
-    """Twice as high and wide, every pixel four times."""
+    """[B,h,w,C] to [B,2h,2w,C], every pixel four times."""
 
     stride: int = 2
     label: str = ""
@@ -106,7 +107,7 @@ class Upsample:
 
 @dataclass(frozen=True)
 class Connected:
-    """A fully connected layer on the flattened map; `fixed` as of `Conv`."""
+    """A fully connected layer, [B,D] or a map, flattened, to [B,units]; `fixed` as of `Conv`."""
 
     units: int
     activation: str = "leaky"
@@ -146,27 +147,28 @@ def stack(x, rows: Iterable[Row], width: float = 1.0, reorg: Any = None) -> dict
     outputs: dict[str, Any] = {}
     counts: dict[str, int] = {}
     for row in rows:
-        kind = type(row)
-        counts[kind.__name__] = number = counts.get(kind.__name__, 0) + 1
-        if kind is Conv:
-            x = _convolution(x, row, number, width)
-        elif kind is MaxPool:
-            x = keras.layers.MaxPooling2D(row.size, row.stride, padding="same", name=f"pool{number}")(x)
-        elif kind is AveragePool:
-            x = keras.layers.GlobalAveragePooling2D(keepdims=True, name="avg_pool")(x)
-        elif kind is Shortcut:
-            x = keras.layers.Add(name=f"add{number}")([outputs[row.source], x])
-        elif kind is Route:
-            sources = [outputs[label] for label in row.sources]
-            x = keras.layers.Concatenate(name=f"route{number}")(sources) if len(sources) > 1 else sources[0]
-        elif kind is Reorg:
-            x = reorg(row.stride, name=f"reorg{number}")(x)
-        elif kind is Upsample:
-            x = keras.layers.UpSampling2D(row.stride, interpolation="nearest", name=f"upsample{number}")(x)
-        elif kind is Connected:
-            x = _connected(x, row, number, width)
-        elif kind is Dropout:
-            x = keras.layers.Dropout(0.5, name=f"drop{number}")(x)
+        kind = type(row).__name__
+        counts[kind] = number = counts.get(kind, 0) + 1
+        match row:
+            case Conv():
+                x = _convolution(x, row, number, width)
+            case MaxPool():
+                x = keras.layers.MaxPooling2D(row.size, row.stride, padding="same", name=f"pool{number}")(x)
+            case AveragePool():
+                x = keras.layers.GlobalAveragePooling2D(keepdims=True, name="avg_pool")(x)
+            case Shortcut():
+                x = keras.layers.Add(name=f"add{number}")([outputs[row.source], x])
+            case Route():
+                sources = [outputs[label] for label in row.sources]
+                x = keras.layers.Concatenate(name=f"route{number}")(sources) if len(sources) > 1 else sources[0]
+            case Reorg():
+                x = reorg(row.stride, name=f"reorg{number}")(x)
+            case Upsample():
+                x = keras.layers.UpSampling2D(row.stride, interpolation="nearest", name=f"upsample{number}")(x)
+            case Connected():
+                x = _connected(x, row, number, width)
+            case Dropout():
+                x = keras.layers.Dropout(0.5, name=f"drop{number}")(x)
         if row.label:
             outputs[row.label] = x
     return outputs | {"last": x}
@@ -179,10 +181,8 @@ def _convolution(x, row: Conv, number: int, width: float):
         x = keras.layers.ZeroPadding2D(row.size // 2, name=f"pad{number}")(x)
         padding = "valid"
     filters = row.filters if row.fixed else channels_at(row.filters, width)
-    x = keras.layers.Conv2D(
-        filters, row.size, row.stride, padding=padding, use_bias=not row.norm,
-        kernel_initializer=keras.initializers.HeNormal(), name=f"conv{number}",
-    )(x)  # fmt: skip
+    options = {"padding": padding, "kernel_initializer": keras.initializers.HeNormal(), "name": f"conv{number}"}
+    x = keras.layers.Conv2D(filters, row.size, row.stride, use_bias=not row.norm, **options)(x)
     if row.norm:
         x = keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, epsilon=EPSILON, name=f"bn{number}")(x)
     return _activate(x, row.activation, f"leaky{number}")
@@ -240,8 +240,8 @@ def darknet53_rows(depth: float = 1.0) -> list[Row]:
 
 
 def classifier_rows(name: str, num_classes: int, depth: float = 1.0) -> list[Row]:
-    """All rows of Darknet-19 or Darknet-53: the former scores every position and takes the mean, the latter scores the
-    mean."""
+    """All rows of "darknet19" (Table 6), which scores every position and takes the mean, or of "darknet53" (Table 1),
+    which scores the mean: [B,H,W,3] to [B,1,1,num_classes]."""
     scores = Conv(num_classes, 1, norm=False, activation="linear", fixed=True)
     if name == "darknet19":
         return [*darknet19_rows(depth), scores, AveragePool()]
@@ -250,7 +250,7 @@ def classifier_rows(name: str, num_classes: int, depth: float = 1.0) -> list[Row
 
 def _classifier(
     name: str, num_classes: int, input_size: tuple[int, int], channels: int, width: float, depth: float
-) -> keras.Model:  # fmt: skip
+) -> keras.Model:
     if min(input_size) < 32:
         raise ReproError(f"{name} cannot take {input_size[0]}x{input_size[1]} images", "give at least 32x32")
     image = keras.Input((*input_size, channels), name="image")
@@ -264,7 +264,7 @@ def _classifier(
 
 def darknet19(
     *, num_classes: int, input_size: tuple[int, int], channels: int, variant: str, width: float, depth: float
-) -> keras.Model:  # fmt: skip
+) -> keras.Model:
     """Darknet-19. float32 [B,H,W,C] in 0..255 to class scores [B,num_classes] (before the softmax).
 
     Raises ReproError for images without a pixel at stride 32."""
@@ -273,7 +273,7 @@ def darknet19(
 
 def darknet53(
     *, num_classes: int, input_size: tuple[int, int], channels: int, variant: str, width: float, depth: float
-) -> keras.Model:  # fmt: skip
+) -> keras.Model:
     """Darknet-53. float32 [B,H,W,C] in 0..255 to class scores [B,num_classes] (before the softmax).
 
     Raises ReproError for images without a pixel at stride 32."""
@@ -290,5 +290,5 @@ def recipe(variant: str, name: str) -> dict:
 
 
 def loss(outputs: dict, batch: dict, **options):
-    """Softmax cross-entropy, averaged over the batch. `batch["label"]` int [B]."""
+    """Softmax cross-entropy of `outputs["scores"]` [B,K], averaged over the batch. `batch["label"]` int [B]."""
     return softmax_cross_entropy(outputs["scores"], batch["label"], void=None, **options)

@@ -67,7 +67,8 @@ class RoIPool(keras.layers.Layer):
 
 
 class SampleRois(keras.layers.Layer):
-    """A training sample of the proposals (Section 2.3); see `repro.ops.matching.sample_rois`, whose keys it returns."""
+    """A training sample of `count` of the proposals (Section 2.3): proposals [B,P,4], which are any, bool [B,P], boxes
+    [B,M,4] and classes int [B,M] (-1 = padding) to what `repro.ops.matching.sample_rois` returns."""
 
     def __init__(self, count: int = 64, negative_iou: tuple[float, float] = (0.1, 0.5), **kwargs: Any) -> None:
         super().__init__(dtype="float32", **kwargs)
@@ -77,9 +78,7 @@ class SampleRois(keras.layers.Layer):
     def call(self, proposals, valid, boxes, classes):
         candidates = (ops.shape(boxes)[0], proposals.shape[1] + boxes.shape[1])
         noise = keras.random.uniform(candidates, seed=self.generator)
-        sample = sample_rois(
-            proposals, valid, boxes, classes, noise, count=self.count, negative_iou=self.negative_iou
-        )  # fmt: skip
+        sample = sample_rois(proposals, valid, boxes, classes, noise, count=self.count, negative_iou=self.negative_iou)
         return {name: ops.stop_gradient(value) for name, value in sample.items()}
 
     def compute_output_spec(self, proposals, valid, boxes, classes):
@@ -105,7 +104,7 @@ def freeze(model: keras.Model, blocks: int) -> None:
 
 
 def normal(deviation: float) -> keras.initializers.Initializer:
-    """The start of a new layer (Section 2.3)."""
+    """Normal weights of this standard deviation, the start of a new layer (Section 2.3)."""
     return keras.initializers.RandomNormal(stddev=deviation)
 
 
@@ -164,7 +163,7 @@ def fast_rcnn(
 
 
 def truth_inputs(max_boxes: int) -> dict[str, Any]:
-    """What a detector learns from: "boxes" [B,M,4] and "classes" int [B,M], -1 = padding."""
+    """The inputs a detector learns from: "boxes" [B,M,4] in pixels and "classes" int [B,M], -1 = padding."""
     return {
         "boxes": keras.Input((max_boxes, 4), name="boxes"),
         "classes": keras.Input((max_boxes,), dtype="int32", name="classes"),
@@ -173,7 +172,7 @@ def truth_inputs(max_boxes: int) -> dict[str, Any]:
 
 def loss(outputs: dict, batch: dict, box_weight: float = 1.0):
     """The multi-task loss of Eq. 1: softmax cross-entropy plus `box_weight` (lambda) times smooth L1 of the deltas of
-    the true class, both averaged over the sampled regions. `outputs` of `heads="train"`."""
+    the true class, both averaged over the sampled regions; a float32 scalar. `outputs` of `heads="train"`."""
     labels, num_classes = outputs["labels"], outputs["scores"].shape[-1]
     classification = softmax_cross_entropy(outputs["scores"], labels, void=-1)
     deltas = ops.reshape(outputs["deltas"], (-1, labels.shape[1], num_classes, 4))

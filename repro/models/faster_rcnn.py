@@ -122,9 +122,9 @@ def region_proposal_network(features, anchors_per_position: int, width: float) -
     """Scores [B,h,w,2k] and deltas [B,h,w,4k] of a map [B,h,w,C] (Section 3.1), in float32."""
     start = fast.normal(0.01)
     filters = vgg.channels_at(512, width)
-    x = keras.layers.Conv2D(
-        filters, 3, padding="same", activation="relu", kernel_initializer=start, name="rpn_conv"
-    )(features)  # fmt: skip
+    x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu", kernel_initializer=start, name="rpn_conv")(
+        features
+    )
     scores = keras.layers.Conv2D(2 * anchors_per_position, 1, kernel_initializer=start, name="rpn_cls_score")(x)
     deltas = keras.layers.Conv2D(4 * anchors_per_position, 1, kernel_initializer=start, name="rpn_bbox_pred")(x)
     return {
@@ -145,7 +145,7 @@ def build(
     With `heads="train"` it also takes "boxes" [B,M,4] and "classes" int [B,M] (-1 = padding), scores a sample of
     `rois` regions, and gives that sample and the anchors' ("rois", "labels", "matched_boxes", "positive",
     "rpn_labels", "rpn_targets"). `before_nms`, `after_nms`: proposals in training and at test. Raises ReproError when
-    the image has less than 32 pixels."""  # fmt: skip
+    the image has less than 32 pixels."""
     if min(input_size) < 32:
         raise ReproError(f"{name} cannot take {input_size[0]}x{input_size[1]} images", "give at least 32x32")
     inputs = {
@@ -176,7 +176,7 @@ def faster_rcnn(
     *, num_classes: int, input_size: tuple[int, int], channels: int, variant: str, width: float, depth: float,
     frozen_blocks: int = 2, **options: Any,
 ) -> keras.Model:  # fmt: skip
-    """Faster R-CNN on VGG-16, of which `frozen_blocks` keep their start. See `build`."""  # fmt: skip
+    """Faster R-CNN on VGG-16, of which `frozen_blocks` keep their start. See `build`."""
 
     def trunk(image):
         return fast.trunk(image, width, depth, channels)
@@ -184,10 +184,8 @@ def faster_rcnn(
     def head(features, regions):
         return fast.fully_connected(fast.RoIPool(name="roi_pool")(features, regions), width)
 
-    model = build(
-        "faster_rcnn", trunk, head, num_classes=num_classes, input_size=input_size, channels=channels,
-        variant=variant, width=width, depth=depth, **options,
-    )  # fmt: skip
+    options |= {"num_classes": num_classes, "input_size": input_size, "channels": channels, "variant": variant}
+    model = build("faster_rcnn", trunk, head, width=width, depth=depth, **options)
     fast.freeze(model, frozen_blocks)
     return model
 
@@ -199,7 +197,7 @@ def faster_rcnn_resnet101(
     """Faster R-CNN on ResNet-101 (He et al. 2016, Appendix A). See `build`.
 
     Batch normalisation keeps the statistics of the start, as there, unless `frozen_bn` is False; `frozen_stages` as
-    of `resnet.stages`."""  # fmt: skip
+    of `resnet.stages`."""
 
     def trunk(image):
         x = vgg.normalise(image, channels)
@@ -213,10 +211,8 @@ def faster_rcnn_resnet101(
         x = resnet.conv5(x, width, depth, frozen_bn=frozen_bn)  # [B*R,7,7,2048]
         return AveragePool(count, name="avg_pool")(x)
 
-    model = build(
-        "faster_rcnn_resnet101", trunk, head, num_classes=num_classes, input_size=input_size, channels=channels,
-        variant=variant, width=width, depth=depth, **options,
-    )  # fmt: skip
+    options |= {"num_classes": num_classes, "input_size": input_size, "channels": channels, "variant": variant}
+    model = build("faster_rcnn_resnet101", trunk, head, width=width, depth=depth, **options)
     count = model.get_layer("avg_pool").count
     for layer in model.layers:
         if layer.name.startswith("conv5_"):
@@ -225,7 +221,8 @@ def faster_rcnn_resnet101(
 
 
 def rpn_loss(outputs: dict, sigma: float = 3.0):
-    """Log loss over the sampled anchors plus smooth L1 of the positive ones (Eq. 1), both divided by the sample."""
+    """Log loss over the sampled anchors plus smooth L1 of the positive ones (Eq. 1), both divided by the sample; a
+    float32 scalar. `outputs` of `heads="train"`."""
     labels = outputs["rpn_labels"]
     scores = ops.reshape(outputs["rpn_scores"], (-1, labels.shape[1], 2))
     deltas = ops.reshape(outputs["rpn_deltas"], (-1, labels.shape[1], 4))
@@ -234,7 +231,7 @@ def rpn_loss(outputs: dict, sigma: float = 3.0):
 
 
 def loss(outputs: dict, batch: dict, sigma: float = 3.0, box_weight: float = 1.0):
-    """The RPN's loss and Fast R-CNN's, added: approximate joint training (Section 3.2)."""
+    """The RPN's loss and Fast R-CNN's, added: approximate joint training (Section 3.2). A float32 scalar."""
     return rpn_loss(outputs, sigma) + fast.loss(outputs, batch, box_weight)
 
 

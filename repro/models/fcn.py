@@ -51,8 +51,8 @@ def recipe(variant: str, name: str) -> dict:
     if variant == "paper":
         rate = 5e-5 if name == "fcn_googlenet" else 1e-4
         return common | {"momentum": 0.9, "batch_size": 20, "learning_rate": rate, "epochs": 175}
-    rate = {"momentum": 0.99, "batch_size": 1, "learning_rate": _RELEASED_RATES[name], "epochs": 12}
-    return common | rate | {"loss_options": {"reduction": "sum"}}
+    released = {"momentum": 0.99, "batch_size": 1, "learning_rate": _RELEASED_RATES[name], "epochs": 12}
+    return common | released | {"loss_options": {"reduction": "sum"}}
 
 
 def trunk(image, width: float, depth: float, channels: int, padding: str) -> dict:
@@ -63,10 +63,8 @@ def trunk(image, width: float, depth: float, channels: int, padding: str) -> dic
         x = keras.layers.ZeroPadding2D(PAD - 1, name="pad")(x)
     features = vgg.blocks(x, width, depth)
     x = features["pool5"]
-    x = PatchConv2D(
-        vgg.channels_at(4096, width), 7, padding="valid" if padding == "caffe" else "same", activation="relu",
-        kernel_initializer="he_normal", name="fc6",
-    )(x)  # fmt: skip
+    options = {"padding": "valid" if padding == "caffe" else "same", "kernel_initializer": "he_normal"}
+    x = PatchConv2D(vgg.channels_at(4096, width), 7, activation="relu", name="fc6", **options)(x)
     x = HalfDropout(name="drop6")(x)
     x = vgg.conv_relu(x, vgg.channels_at(4096, width), "fc7", kernel=1)
     features["fc7"] = HalfDropout(name="drop7")(x)
@@ -74,7 +72,7 @@ def trunk(image, width: float, depth: float, channels: int, padding: str) -> dic
 
 
 def score(x, num_classes: int, name: str):
-    """A 1x1 convolution to class scores, initialised to zero (Section 4.3)."""
+    """A 1x1 convolution to class scores, initialised to zero (Section 4.3). [B,h,w,C] to [B,h,w,num_classes]."""
     return keras.layers.Conv2D(num_classes, 1, kernel_initializer="zeros", name=name)(x)
 
 
@@ -82,16 +80,15 @@ def upscore(x, factor: int, name: str, padding: str, trainable: bool):
     """A deconvolution without bias, initialised to bilinear interpolation (Section 3.3).
 
     [B,h,w,K] to [B,f*h,f*w,K] ("same") or [B,f*(h+1),f*(w+1),K] ("caffe")."""
-    layer = Upscore(
-        x.shape[-1], 2 * factor, strides=factor, padding="valid" if padding == "caffe" else "same",
-        use_bias=False, kernel_initializer=BilinearInitializer(), name=name,
-    )  # fmt: skip
+    options = {"padding": "valid" if padding == "caffe" else "same", "kernel_initializer": BilinearInitializer()}
+    layer = Upscore(x.shape[-1], 2 * factor, strides=factor, use_bias=False, name=name, **options)
     layer.trainable = trainable
     return layer(x)
 
 
 def fuse(x, skip, offset: int, name: str, padding: str):
-    """Add the scores of a finer layer, both cut to the same window (Section 4.2)."""
+    """Add to scores [B,h,w,K] those of a finer layer, both cut to the same window (Section 4.2): `skip` by `offset`
+    pixels with padding "caffe", the larger one with "same"."""
     if padding == "caffe":
         skip = Crop(x.shape[1:3], offset, name=f"crop_{name}")(skip)
     elif x.shape[1:3] != skip.shape[1:3]:  # an odd size was rounded up on the way down
@@ -107,7 +104,7 @@ def fcn(
 
     `padding`: "caffe" pads by 100 and cuts, as released; "same" pads every layer, which costs less on small images.
     `variant` "paper" learns the inner deconvolutions and fixes the last (Section 4.3), "released" fixes all.
-    Raises ReproError for an image without a pixel at stride 32, or an unknown padding."""  # fmt: skip
+    Raises ReproError for an image without a pixel at stride 32, or an unknown padding."""
     if padding not in ("caffe", "same"):
         raise ReproError(f"padding {padding!r} of fcn{stride}s is unknown", "use caffe or same")
     if padding == "same" and min(input_size) < 32:

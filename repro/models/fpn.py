@@ -65,7 +65,7 @@ def pyramid(features: dict[str, Any], width: float) -> list[Any]:
 
 
 def anchors_of(levels: list[Any], scale: float) -> list[np.ndarray]:
-    """Anchors [N,4] of each level, in pixels."""
+    """Anchors float32 [N,4] of each level P2 to P6, in pixels: one scale a level, three ratios (Section 4.1)."""
     return [
         grid_anchors(base_anchors((scale,), RATIOS, base=stride), tuple(level.shape[1:3]), stride)
         for level, stride in zip(levels, STRIDES, strict=True)
@@ -78,7 +78,7 @@ def region_proposal_network(levels: list[Any], width: float) -> dict[str, Any]:
     filters = channels_at(256, width)
     shared = keras.layers.Conv2D(
         filters, 3, padding="same", activation="relu", kernel_initializer=start, name="rpn_conv"
-    )  # fmt: skip
+    )
     score = keras.layers.Conv2D(count, 1, kernel_initializer=start, name="rpn_cls_score")
     delta = keras.layers.Conv2D(4 * count, 1, kernel_initializer=start, name="rpn_bbox_pred")
     scores, deltas = [], []

@@ -94,7 +94,7 @@ def normalise(image, channels: int = 3):
 
 
 def conv_relu(x, filters: int, kernel: int, name: str, **options):
-    """A convolution and its ReLU."""
+    """A convolution and its ReLU (Section 5). [B,h,w,C] to [B,h,w,filters], unless `options` of `Conv2D` differ."""
     options = {"padding": "same", **options}
     layer = keras.layers.Conv2D(filters, kernel, activation="relu", kernel_initializer=_HE(), name=name, **options)
     return layer(x)

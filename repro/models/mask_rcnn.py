@@ -33,7 +33,7 @@ VERSION = 1  # raised when its numbers change on purpose: results of another ver
 SCALES = (2.0, 4.0, 8.0, 16.0, 32.0)  # times the stride of conv4: anchors of 32 to 512 pixels
 POSITIVES = 0.25  # the share of positives in a sample (Section 3.1)
 # what becomes a detection (Section 3.1; Detectron's TEST.NMS and TEST.SCORE_THRESH)
-DETECTION = {"score_threshold": 0.05, "nms_threshold": 0.5, "max_detections": 100}
+DETECTION: dict[str, Any] = {"score_threshold": 0.05, "nms_threshold": 0.5, "max_detections": 100}
 SCORES = ("sigmoid", "softmax")
 REGION_LAYERS = ("align", "pool")
 
@@ -97,14 +97,14 @@ class RegionPool(keras.layers.Layer):
 
 
 def check(mask_scores: str, region_layer: str) -> None:
-    """Raise ReproError for switches that no form has."""
+    """Raise ReproError where `mask_scores` is not of `SCORES` or `region_layer` not of `REGION_LAYERS`."""
     for label, value, known in (("mask_scores", mask_scores, SCORES), ("region_layer", region_layer, REGION_LAYERS)):
         if value not in known:
             raise ReproError(f"{label} {value!r} of Mask R-CNN is unknown", f"give {' or '.join(known)}")
 
 
 def positives_of(rois: int) -> int:
-    """How many of a sample of regions may be positive, which stand first."""
+    """How many of a sample of regions may be positive, which stand first: a quarter (Section 3.1)."""
     return round(rois * POSITIVES)
 
 
@@ -130,7 +130,7 @@ def pyramid_masks(x: Any, num_classes: int, width: float) -> Any:
         start = keras.initializers.HeNormal()
         x = keras.layers.Conv2D(
             filters, 3, padding="same", activation="relu", kernel_initializer=start, name=f"mask_conv{number}"
-        )(x)  # fmt: skip
+        )(x)
     return mask_scores_of(upsampled(x, filters), num_classes, regions)
 
 
@@ -178,10 +178,9 @@ def mask_rcnn(
         parts["conv5"] = resnet.conv5(parts["pooled"], width, depth, frozen_bn=frozen_bn)  # [B*R,7,7,2048]
         return faster.AveragePool(boxes.shape[1], name="avg_pool")(parts["conv5"])
 
-    model = faster.build(
-        "mask_rcnn", trunk, head, num_classes=num_classes, input_size=input_size, channels=channels, variant=variant,
-        width=width, depth=depth, heads=heads, rois=rois, anchor_scales=anchor_scales, **options,
-    )  # fmt: skip
+    options |= {"num_classes": num_classes, "input_size": input_size, "channels": channels, "variant": variant}
+    options |= {"heads": heads, "rois": rois, "anchor_scales": anchor_scales}
+    model = faster.build("mask_rcnn", trunk, head, width=width, depth=depth, **options)
     outputs, filters = dict(model.output), vgg.channels_at(256, width)
     regions = outputs["scores"].shape[1]
     extra = 0
@@ -271,7 +270,7 @@ def mask_rcnn_fpn(
 
 
 def found_of(outputs: dict[str, Any], valid_size: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """The final boxes of a network as outputs of it, their names beginning with `found_`."""
+    """The final boxes of a network as outputs of it, as of `fast_rcnn.detect`, their names beginning with `found_`."""
     names = ("scores", "deltas", "proposals", "proposal_valid")
     found = Detections(options, name="detections")(*(outputs[name] for name in names), valid_size)
     return {f"found_{name}": value for name, value in found.items()}
@@ -299,7 +298,8 @@ def mask_loss(outputs: dict, batch: dict, mask_scores: str = "sigmoid"):
 
 
 def rpn_loss(outputs: dict):
-    """The RPN's loss with one score an anchor: binary cross-entropy and smooth L1 over the sample (Detectron)."""
+    """The RPN's loss with one score an anchor: binary cross-entropy and smooth L1 over the sample (Detectron); a
+    float32 scalar."""
     labels = outputs["rpn_labels"]
     boxes = box_loss(outputs["rpn_deltas"], outputs["rpn_targets"], ops.equal(labels, 1), labels >= 0, 3.0)
     return sigmoid_cross_entropy(outputs["rpn_scores"][..., None], labels, void=-1) + boxes

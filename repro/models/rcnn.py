@@ -64,8 +64,8 @@ def rcnn(
         units = vgg.channels_at(4096, width)
         x = features = keras.layers.Dense(units, activation="relu", kernel_initializer="he_normal", name=name)(x)
         x = keras.layers.Dropout(0.5, name=f"drop{name[-1]}")(x)
-    x = keras.layers.Dense(num_classes + 1, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-                           name="fc8")(x)  # fmt: skip
+    start = keras.initializers.RandomNormal(stddev=0.01)
+    x = keras.layers.Dense(num_classes + 1, kernel_initializer=start, name="fc8")(x)
     outputs = {"scores": x, "features": features, "pool5": pool5}
     outputs = {
         name: keras.layers.Activation("linear", dtype="float32", name=f"{name}_out")(value)
@@ -85,6 +85,10 @@ def loss(outputs: dict, batch: dict, **options: Any):
 
 def context_boxes(boxes: np.ndarray) -> np.ndarray:
     """The parts of the image [N,4] that the warped regions of proposals [N,4] show: the proposal fills its region but
-    for the share CONTEXT at each side (Appendix A). They may reach outside the image."""
+    for the share CONTEXT at each side (Appendix A). They may reach outside the image.
+
+    >>> context_boxes(np.array([[0, 0, 192, 192]])).round(4).tolist()  # 16 of 224 pixels at each side
+    [[-16.0, -16.0, 208.0, 208.0]]
+    """
     margin = CONTEXT / (1 - 2 * CONTEXT) * (boxes[:, 2:] - boxes[:, :2])
     return np.concatenate([boxes[:, :2] - margin, boxes[:, 2:] + margin], axis=1)

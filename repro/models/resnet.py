@@ -56,15 +56,15 @@ def recipe(variant: str, name: str) -> dict:
 def conv_bn(
     x, filters: int, name: str, kernel: int = 1, strides: int = 1, frozen_bn: bool = False, trainable: bool = True
 ):
-    """A convolution without bias and its batch normalisation (Section 3.4), `name`_conv and `name`_bn.
+    """A convolution without bias and its batch normalisation (Section 3.4), `name`_conv and `name`_bn: [B,h,w,C] to
+    [B,h/strides,w/strides,filters], rounded up.
 
     `frozen_bn`: normalise with the moving statistics in training too, and learn neither statistics nor gamma and
     beta. Keras does so where a batch normalisation is not `trainable`; to set `trainable` of a whole model undoes it.
     `trainable`: without it the convolution does not learn either."""
-    x = keras.layers.Conv2D(
-        filters, kernel, strides, padding="same" if strides == 1 else "valid", use_bias=False,
-        kernel_initializer=keras.initializers.HeNormal(), trainable=trainable, name=f"{name}_conv",
-    )(x)  # fmt: skip
+    options = {"padding": "same" if strides == 1 else "valid", "trainable": trainable, "name": f"{name}_conv"}
+    start = keras.initializers.HeNormal()
+    x = keras.layers.Conv2D(filters, kernel, strides, use_bias=False, kernel_initializer=start, **options)(x)
     learns = trainable and not frozen_bn
     return keras.layers.BatchNormalization(
         momentum=BATCH_NORM_MOMENTUM, epsilon=EPSILON, trainable=learns, name=f"{name}_bn"

@@ -54,7 +54,7 @@ def recipe(variant: str, name: str) -> dict:
 
 
 def conv_bn_relu(x, filters: int, level: str):
-    """A 3x3 convolution, batch normalisation over the batch, and ReLU (Section 3)."""
+    """A 3x3 convolution, batch normalisation over the batch, and ReLU (Section 3). [B,h,w,C] to [B,h,w,filters]."""
     x = keras.layers.Conv2D(filters, 3, padding="same", kernel_initializer="he_normal", name=f"conv{level}")(x)
     x = keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"bn{level}")(x)
     return keras.layers.ReLU(name=f"relu{level}")(x)

@@ -77,17 +77,18 @@ def gaussian(incoming: int) -> keras.initializers.Initializer:
 
 
 def convolutions(x, filters: int, level: str, padding: str, first: int = 1):
-    """Two 3x3 convolutions and their ReLUs, `first` and `first` + 1 of their level."""
+    """Two 3x3 convolutions and their ReLUs, `first` and `first` + 1 of their level (Section 2).
+
+    [B,h,w,C] to [B,h,w,filters] with padding "same", [B,h-4,w-4,filters] with "valid"."""
     for index in (first, first + 1):
-        x = keras.layers.Conv2D(
-            filters, 3, padding=padding, activation="relu", kernel_initializer=gaussian(9 * x.shape[-1]),
-            name=f"conv{level}_{index}",
-        )(x)  # fmt: skip
+        options = {"kernel_initializer": gaussian(9 * x.shape[-1]), "name": f"conv{level}_{index}"}
+        x = keras.layers.Conv2D(filters, 3, padding=padding, activation="relu", **options)(x)
     return x
 
 
 def join(x, skip, level: int, padding: str):
-    """The map of the contracting path beside that of the expanding path, both of the same size (Section 2)."""
+    """The map `skip` of the contracting path beside `x` of the expanding path (Section 2), the larger one cut to the
+    smaller: [B,H,W,C] and [B,h,w,D] to [B,h,w,C+D] with padding "valid"."""
     if padding == "valid":
         skip = Crop(x.shape[1:3], (skip.shape[1] - x.shape[1]) // 2, name=f"crop{level}")(skip)
     elif x.shape[1:3] != skip.shape[1:3]:  # an odd size was rounded up on the way down
@@ -102,11 +103,16 @@ def levels_at(depth: float) -> int:
 
 def valid_sizes(input_size: tuple[int, int], depth: float = 1.0) -> tuple[tuple[int, int], tuple[int, int]]:
     """The nearest (height, width) at most and at least `input_size` whose maps are even before each pooling, which is
-    what a network without padding needs. They are equal where the size fits; none is below the smallest that does."""
+    what a network without padding needs. They are equal where the size fits; none is below the smallest that does.
+
+    >>> valid_sizes((500, 572))
+    ((492, 572), (508, 572))
+    """
     step = 2 ** levels_at(depth)
 
     def size(halves: list[int]) -> tuple[int, int]:
-        return tuple(step * max(half, LEAST_BOTTOM + 8) - 4 for half in halves)
+        height, width = (step * max(half, LEAST_BOTTOM + 8) - 4 for half in halves)
+        return height, width
 
     return size([(side + 4) // step for side in input_size]), size([-(-(side + 4) // step) for side in input_size])
 
@@ -115,12 +121,16 @@ def output_size(input_size: tuple[int, int], depth: float = 1.0, padding: str = 
     """(height, width) of the scores: the image's with padding "same"; without, the centre, 184 pixels less at full
     depth (572 -> 388).
 
-    Raises ReproError for an image that does not fit, naming those that do, and for an unknown padding."""
+    Raises ReproError for an image that does not fit, naming those that do, and for an unknown padding.
+
+    >>> output_size((572, 572)), output_size((100, 60), padding="same")
+    ((388, 388), (100, 60))
+    """
     asked, levels = f"{input_size[0]}x{input_size[1]}", levels_at(depth)
     if padding == "same":
         if min(input_size) < 2**levels:
             raise ReproError(f"unet cannot take {asked} images", f"give at least {2**levels}x{2**levels}")
-        return tuple(input_size)
+        return input_size[0], input_size[1]
     if padding != "valid":
         raise unknown_name("padding of unet", padding, ("valid", "same"))
     if tuple(input_size) not in (near := valid_sizes(input_size, depth)):

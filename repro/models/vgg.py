@@ -48,7 +48,7 @@ def normalise(image, channels: int = 3):
 
 
 def conv_relu(x, filters: int, name: str, padding: str = "same", kernel: int = 3):
-    """A convolution and its ReLU."""
+    """A convolution of stride 1 and its ReLU (Section 2.1). [B,h,w,C] to [B,h,w,filters], less with padding "valid"."""
     layer = keras.layers.Conv2D(
         filters, kernel, padding=padding, activation="relu", kernel_initializer=_HE(), name=name
     )
@@ -56,7 +56,7 @@ def conv_relu(x, filters: int, name: str, padding: str = "same", kernel: int = 3
 
 
 def pool(x, name: str):
-    """2x2 max pooling of stride 2; odd sizes round up, as Caffe does (even sizes are not padded)."""
+    """2x2 max pooling of stride 2. [B,h,w,C] to [B,h/2,w/2,C]; odd sizes round up, as Caffe does."""
     return keras.layers.MaxPooling2D(2, 2, padding="same", name=name)(x)
 
 

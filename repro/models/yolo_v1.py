@@ -72,15 +72,17 @@ def rows(
     if name == "extraction":
         released = variant == "released"
         # the classifier's scores are leaky in both files, which changes no order among them
-        scores = Conv(num_classes, 1, norm=False, fixed=True), AveragePool()
+        scores: tuple[Row, ...] = Conv(num_classes, 1, norm=False, fixed=True), AveragePool()
         if not released:
             scores = AveragePool(), Connected(num_classes, fixed=True)
         return [*_trunk(depth, norm=released), *scores]
     units = grid[0] * grid[1] * (num_classes + 5 * BOXES)
-    answer = [Connected(units, "linear", fixed=True), Answer("detection", _settings(num_classes, grid))]
+    answer: list[Row] = [Connected(units, "linear", fixed=True), Answer("detection", _settings(num_classes, grid))]
     if name == "fast_yolo":
-        pooled = [row for filters in (16, 32, 64, 128, 256, 512) for row in (Conv(filters, norm=False), MaxPool())]
-        convolutions = [*pooled, *[Conv(1024, norm=False)] * 3]
+        convolutions: list[Row] = []
+        for filters in (16, 32, 64, 128, 256, 512):
+            convolutions += [Conv(filters, norm=False), MaxPool()]
+        convolutions += [Conv(1024, norm=False)] * 3
         return [*convolutions, Connected(256, "linear"), Connected(4096), Dropout(), *answer]
     last = [Conv(1024, stride=stride, norm=False) for stride in (1, 2, 1, 1)]
     return [*_trunk(depth), *last, Connected(4096), Dropout(), *answer]
@@ -140,7 +142,7 @@ def parts(grid) -> dict[str, Any]:
 
 def yolo_v1(
     *, num_classes: int, input_size: tuple[int, int], channels: int, variant: str, width: float, depth: float
-) -> keras.Model:  # fmt: skip
+) -> keras.Model:
     """YOLO. {"image": float32 [B,H,W,C] in 0..255} to {"answer": [B,h*w*(K+10)], "grid": [B,h,w,K+10]}, h = H/64.
 
     Raises ReproError for images whose sides are no multiples of 64."""
@@ -149,14 +151,14 @@ def yolo_v1(
 
 def fast_yolo(
     *, num_classes: int, input_size: tuple[int, int], channels: int, variant: str, width: float, depth: float
-) -> keras.Model:  # fmt: skip
+) -> keras.Model:
     """Fast YOLO; inputs, outputs and errors as of `yolo_v1`. It has no repetitions for `depth` to leave out."""
     return _detector("fast_yolo", num_classes, input_size, channels, width, depth)
 
 
 def _detector(
     name: str, num_classes: int, input_size: tuple[int, int], channels: int, width: float, depth: float
-) -> keras.Model:  # fmt: skip
+) -> keras.Model:
     if min(input_size) < STRIDE or any(side % STRIDE for side in input_size):
         raise ReproError(
             f"{name} cannot take {input_size[0]}x{input_size[1]} images", f"give sides that are multiples of {STRIDE}"
@@ -171,7 +173,7 @@ def _detector(
 
 def extraction(
     *, num_classes: int, input_size: tuple[int, int], channels: int, variant: str, width: float, depth: float
-) -> keras.Model:  # fmt: skip
+) -> keras.Model:
     """The classifier that YOLO starts from. float32 [B,H,W,C] in 0..255 to class scores [B,num_classes] (before the
     softmax).
 

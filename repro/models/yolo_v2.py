@@ -96,7 +96,7 @@ class Reorg(keras.layers.Layer):
 class Anchors(keras.layers.Layer):
     """Anchors [B,A,2] beside the grid [B,h,w,...] they belong to, so that loss and decoding cannot take others."""
 
-    def __init__(self, anchors: tuple[tuple[float, float], ...], **kwargs: Any) -> None:
+    def __init__(self, anchors: tuple[tuple[float, ...], ...], **kwargs: Any) -> None:
         super().__init__(dtype="float32", **kwargs)
         self.anchors = anchors
 
@@ -113,8 +113,8 @@ def anchors_of(num_classes: int, variant: str) -> tuple[tuple[float, float], ...
 
 
 def rows(
-    num_classes: int, variant: str, depth: float = 1.0, anchors: tuple[tuple[float, float], ...] | None = None
-) -> list[Row]:  # fmt: skip
+    num_classes: int, variant: str, depth: float = 1.0, anchors: tuple[tuple[float, ...], ...] | None = None
+) -> list[Row]:
     """All rows, in the order of the .cfg file. `depth` as of `darknet.darknet19_rows`; `anchors`: of `anchors_of`."""
     anchors = anchors or anchors_of(num_classes, variant)
     released = variant == "released"
@@ -135,7 +135,7 @@ def rows(
 
 def yolo_v2(
     *, num_classes: int, input_size: tuple[int, int], channels: int, variant: str, width: float, depth: float,
-    anchors: tuple[tuple[float, float], ...] | None = None, multi_scale: bool = False,
+    anchors: tuple[tuple[float, ...], ...] | None = None, multi_scale: bool = False,
 ) -> keras.Model:  # fmt: skip
     """YOLO v2. {"image": float32 [B,H,W,C] in 0..255} to {"grid": [B,H/32,W/32,A(5+K)], "anchors": [B,A,2]}.
 
@@ -146,7 +146,7 @@ def yolo_v2(
     does not suit the passthrough (`Reorg`)."""
     if any(side < STRIDE or side % STRIDE for side in input_size):
         raise ReproError(f"yolo_v2 cannot take {input_size[0]}x{input_size[1]} images", "give multiples of 32")
-    anchors = tuple(map(tuple, anchors)) if anchors is not None else anchors_of(num_classes, variant)
+    anchors = tuple(tuple(anchor) for anchor in anchors) if anchors is not None else anchors_of(num_classes, variant)
     if not anchors or any(len(anchor) != 2 or min(anchor) <= 0 for anchor in anchors):
         raise ReproError(f"anchors {anchors} of yolo_v2 are impossible", "give (width, height) of each, above 0")
     image = keras.Input((None, None, channels) if multi_scale else (*input_size, channels), name="image")
@@ -230,9 +230,14 @@ def targets(boxes: Any, classes: Any, anchors: Any, grid_size: tuple[int, int]) 
 
 
 def loss(
-    outputs: dict, batch: dict, object_scale: float = 5.0, noobject_scale: float = 1.0, class_scale: float = 1.0,
-    coord_scale: float = 1.0, ignore_iou: float = 0.6,
-):  # fmt: skip
+    outputs: dict,
+    batch: dict,
+    object_scale: float = 5.0,
+    noobject_scale: float = 1.0,
+    class_scale: float = 1.0,
+    coord_scale: float = 1.0,
+    ignore_iou: float = 0.6,
+):
     """The region layer's loss, summed over the boxes of an image and averaged over the images; a float32 scalar.
 
     Of an anchor with an object (`targets`): half the squared errors of sigmoid(tx), sigmoid(ty), tw and th, times

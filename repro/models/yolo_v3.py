@@ -155,10 +155,10 @@ def decode(raw: Any, size: tuple[int, int], anchors: Anchors = None) -> Any:
         cells.append(np.stack([x, y], axis=-1).reshape(-1, 2))
         strides.append(np.full((len(cells[-1]), 1), stride))
         priors.append(table[PRIORS * (len(STRIDES) - 1 - scale) + prior.reshape(-1)])
-    cells, strides, priors = (np.concatenate(parts).astype("float32") for parts in (cells, strides, priors))
+    corners, steps, sides = (np.concatenate(parts).astype("float32") for parts in (cells, strides, priors))
     raw = ops.stop_gradient(raw)
-    centre = (ops.sigmoid(raw[..., :2]) + cells) * strides
-    half = 0.5 * ops.exp(raw[..., 2:4]) * priors
+    centre = (ops.sigmoid(raw[..., :2]) + corners) * steps
+    half = 0.5 * ops.exp(raw[..., 2:4]) * sides
     return ops.concatenate([centre - half, centre + half], axis=-1)
 
 
@@ -253,9 +253,14 @@ def _cross_entropy(logits, labels):
 
 
 def detect(
-    outputs: dict, batch: dict, score_threshold: float = 0.005, nms_threshold: float = 0.45, max_detections: int = 100,
-    anchors: Anchors = None, candidates: int = 1000,
-) -> dict:  # fmt: skip
+    outputs: dict,
+    batch: dict,
+    score_threshold: float = 0.005,
+    nms_threshold: float = 0.45,
+    max_detections: int = 100,
+    anchors: Anchors = None,
+    candidates: int = 1000,
+) -> dict:
     """Final boxes of each image, best first: every class by itself through non-maximum suppression.
 
     A score is objectness times the probability of the class (src/yolo_layer.c; thresholds of examples/detector.c). The

@@ -26,7 +26,11 @@ def base_anchors(
     counts from 1 with both corners inside: its (-83, -39, 100, 56) is (-84, -40, 100, 56) here.
 
     COCO's twelve have scales (4, 8, 16, 32) (Section 4.2). Raises ReproError unless scales, ratios and base are
-    above 0, and where a side rounds to 0."""
+    above 0, and where a side rounds to 0.
+
+    >>> base_anchors(scales=(8,)).tolist()  # 184x96, 128x128 and 88x176 around (8, 8)
+    [[-84.0, -40.0, 100.0, 56.0], [-56.0, -56.0, 72.0, 72.0], [-36.0, -80.0, 52.0, 96.0]]
+    """
     if not (scales and ratios and min(*scales, *ratios, base) > 0):
         raise ReproError(f"anchors of scales {scales}, ratios {ratios} and base {base}", "give numbers above 0")
     sides = []

@@ -8,7 +8,11 @@ from keras import ops
 def smooth_l1(difference: Any, sigma: float = 1.0) -> Any:
     """0.5 (s d)^2 where |d| < 1/s^2, else |d| - 0.5/s^2, element by element; float32 of the same shape.
 
-    Fast R-CNN, Eq. 3, has s = 1; the released RPN has s = 3, a knee at 1/9."""
+    Fast R-CNN, Eq. 3, has s = 1; the released RPN has s = 3, a knee at 1/9.
+
+    >>> ops.convert_to_numpy(smooth_l1([0.5, -2.0])).tolist()
+    [0.125, 1.5]
+    """
     size = ops.abs(ops.cast(difference, "float32"))
     knee = 1.0 / sigma**2
     # the smaller arm alone gets a gradient; the square of the larger one could overflow

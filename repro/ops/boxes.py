@@ -39,7 +39,12 @@ def pairwise_iou(a: Any, b: Any) -> Any:
     """Intersection over union [...,N,M] of every box of a [...,N,4] with every box of b [...,M,4].
 
     Leading axes broadcast: anchors [N,4] and boxes [B,M,4] give [B,N,M]. In [0,1]; 0, never NaN, for boxes without
-    area. Everingham et al. 2010 (PASCAL VOC), Eq. 3. Raises as `side_lengths`."""
+    area. Everingham et al. 2010 (PASCAL VOC), Eq. 3. Raises as `side_lengths`.
+
+    >>> iou = pairwise_iou([[0, 0, 2, 2]], [[0, 0, 2, 1], [2, 0, 4, 2]])  # half of it; beside it
+    >>> ops.convert_to_numpy(iou).tolist()
+    [[0.5, 0.0]]
+    """
     a, b = as_boxes(a)[..., :, None, :], as_boxes(b)[..., None, :, :]
     low, high = ops.maximum(a[..., :2], b[..., :2]), ops.minimum(a[..., 2:], b[..., 2:])
     intersection = box_area(ops.concatenate([low, high], axis=-1))
@@ -59,7 +64,11 @@ def encode_boxes(boxes: Any, references: Any, mean: Any = (0, 0, 0, 0), std: Any
     serve statistics per class.
 
     Sides below `MIN_SIDE` count as that, so that padding gives finite deltas, to be masked. Raises as
-    `side_lengths`."""
+    `side_lengths`.
+
+    >>> ops.convert_to_numpy(encode_boxes([[5, 0, 15, 20]], [[0, 0, 10, 20]])).tolist()  # half a width to the right
+    [[0.5, 0.0, 0.0, 0.0]]
+    """
     (centre, sides), (start, units) = _centres_and_sides(boxes), _centres_and_sides(references)
     deltas = ops.concatenate([(centre - start) / units, ops.log(sides / units)], axis=-1)
     return (deltas - as_boxes(mean)) / as_boxes(std)
@@ -84,7 +93,11 @@ def clip_boxes(boxes: Any, size: Any) -> Any:
     """Boxes [B,N,4] cut to their images of `size` [B,2] (height, width), in pixels; leading axes broadcast.
 
     A box wholly outside is left with no area. The released code clips inclusive corners to width - 1, which
-    leaves such a box one pixel. Raises as `side_lengths`."""
+    leaves such a box one pixel. Raises as `side_lengths`.
+
+    >>> ops.convert_to_numpy(clip_boxes([[[-5, 0, 90, 20]]], [[50, 80]])).tolist()
+    [[[0.0, 0.0, 80.0, 20.0]]]
+    """
     size = ops.cast(size, "float32")[..., None, :]
     limit = ops.stack([size[..., 1], size[..., 0]] * 2, axis=-1)  # [B,1,4] of width, height, width, height
     return ops.minimum(ops.maximum(as_boxes(boxes), 0.0), limit)
@@ -93,7 +106,11 @@ def clip_boxes(boxes: Any, size: Any) -> Any:
 def flip_boxes(boxes: Any, width: Any) -> Any:
     """Boxes [...,N,4] of images mirrored left to right. `width` in pixels is one number, or [...,1] for one each.
 
-    A padding of zeros turns into (width, 0, width, 0), still without area. Raises as `side_lengths`."""
+    A padding of zeros turns into (width, 0, width, 0), still without area. Raises as `side_lengths`.
+
+    >>> ops.convert_to_numpy(flip_boxes([[0, 0, 10, 20]], 100)).tolist()
+    [[90.0, 0.0, 100.0, 20.0]]
+    """
     boxes, width = as_boxes(boxes), ops.cast(width, "float32")
     return ops.stack([width - boxes[..., 2], boxes[..., 1], width - boxes[..., 0], boxes[..., 3]], axis=-1)
 
@@ -108,8 +125,8 @@ def as_boxes(boxes: Any) -> Any:
 
 
 def same_shape(name: str, shape: Any, expected: Any) -> None:
-    """Raises ValueError for another shape than expected, None being any length: broadcasting would turn one that is
-    slightly wrong into numbers that are silently wrong."""
+    """Raise ValueError, calling it `name`, for another shape than expected, None being any length: broadcasting would
+    turn one that is slightly wrong into numbers that are silently wrong."""
     shape, expected = tuple(shape), tuple(expected)
     if len(shape) != len(expected) or any(None not in (a, b) and a != b for a, b in zip(shape, expected, strict=True)):
         raise ValueError(f"{name} have shape {shape}, not {expected}")

@@ -22,7 +22,7 @@ class Normalise(keras.layers.Layer):
 
 
 class Crop(keras.layers.Layer):
-    """Cut [B,H,W,C] down to `size` (height, width), starting `offset` pixels from the top and the left."""
+    """[B,H,W,C] cut to [B,*size,C], `size` (height, width), starting `offset` pixels from the top and the left."""
 
     def __init__(self, size: tuple[int, int], offset: int = 0, **kwargs) -> None:
         super().__init__(**kwargs)
@@ -39,7 +39,11 @@ class Crop(keras.layers.Layer):
 def bilinear_kernel(size: int, channels: int) -> np.ndarray:
     """Weights [size,size,channels,channels] of a transposed convolution that interpolates bilinearly.
 
-    Each channel is enlarged on its own (Long et al. 2015, Section 3.3; Caffe's BilinearFiller)."""
+    Each channel is enlarged on its own (Long et al. 2015, Section 3.3; Caffe's BilinearFiller).
+
+    >>> bilinear_kernel(4, 1)[0, :, 0, 0].tolist()
+    [0.0625, 0.1875, 0.1875, 0.0625]
+    """
     factor = (size + 1) // 2
     centre = factor - 1 if size % 2 else factor - 0.5
     ramp = 1 - np.abs(np.arange(size) - centre) / factor

@@ -1,5 +1,6 @@
 """Losses over dense labels, shared by classifiers and segmenters. `keras.ops` only, static shapes."""
 
+from collections.abc import Callable
 from typing import Any
 
 from keras import ops
@@ -13,16 +14,24 @@ def segmentation_loss(logits: Any, labels: Any, kind: str = "cross_entropy", **o
     `softmax_cross_entropy`, "sigmoid" `sigmoid_cross_entropy` (K = 1), "dice" `dice_loss`, which take `options`.
 
     Raises ReproError for an unknown kind, and what those functions raise."""
-    kinds = {"cross_entropy": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy, "dice": dice_loss}
+    kinds: dict[str, Callable[..., Any]] = {
+        "cross_entropy": softmax_cross_entropy,
+        "sigmoid": sigmoid_cross_entropy,
+        "dice": dice_loss,
+    }
     if kind not in kinds:
         raise unknown_name("loss", kind, kinds)
     return kinds[kind](logits, labels, **options)
 
 
 def softmax_cross_entropy(
-    logits: Any, labels: Any, void: int | None = 255, class_weights: Any = None, pixel_weight: Any = None,
+    logits: Any,
+    labels: Any,
+    void: int | None = 255,
+    class_weights: Any = None,
+    pixel_weight: Any = None,
     reduction: str = "mean",
-) -> Any:  # fmt: skip
+) -> Any:
     """Multinomial logistic loss, sum over pixels of w * -log softmax(logits)[label]; a float32 scalar.
 
     logits [B,K] or [B,H,W,K] of any float type, computed in float32; labels int [B] or [B,H,W], 0..K-1 or
@@ -35,7 +44,12 @@ def softmax_cross_entropy(
     compiled program cannot raise.
 
     Raises ReproError when `void` is one of the classes (ImageNet has a class 255: give void=None) and for K = 1,
-    where the loss is 0 whatever the scores; ValueError for shapes that do not fit and for an unknown reduction."""
+    where the loss is 0 whatever the scores; ValueError for shapes that do not fit and for an unknown reduction.
+
+    >>> loss = softmax_cross_entropy(ops.zeros((2, 4)), ops.convert_to_tensor([3, 255]))  # four equal scores; void
+    >>> round(float(loss), 4)  # log 4
+    1.3863
+    """
     if logits.shape[-1] == 1:
         raise ReproError("softmax cross-entropy learns nothing from one score", "give 2 classes, or the loss sigmoid")
     target, scored, invalid = _targets(logits, labels, void, logits.shape[-1])
@@ -46,9 +60,13 @@ def softmax_cross_entropy(
 
 
 def sigmoid_cross_entropy(
-    logits: Any, labels: Any, void: int | None = 255, class_weights: Any = None, pixel_weight: Any = None,
+    logits: Any,
+    labels: Any,
+    void: int | None = 255,
+    class_weights: Any = None,
+    pixel_weight: Any = None,
     reduction: str = "mean",
-) -> Any:  # fmt: skip
+) -> Any:
     """Binary logistic loss, sum over pixels of w * -log p(label), p(1) = sigmoid(logit); a float32 scalar.
 
     logits [B,1] or [B,H,W,1] of any float type, computed in float32; labels int [B] or [B,H,W], 0, 1 or `void`.

@@ -32,7 +32,13 @@ def nms(
     An IoU that differs from the threshold by float32 rounding alone may fall on either side, otherwise in eager mode
     than compiled. Source: Girshick et al. 2014 (R-CNN), Sec 2.2; py-faster-rcnn, lib/nms/py_cpu_nms.py. Raises
     ValueError for shapes that do not fit, no boxes, an `iou_threshold` outside [0, 1] and for `max_output` or `tile`
-    below 1."""
+    below 1.
+
+    >>> boxes = ops.convert_to_tensor([[0.0, 0, 4, 4], [0, 0, 4, 3], [6, 0, 9, 4]])  # the first two share 3/4
+    >>> index, kept = nms(boxes, ops.convert_to_tensor([0.9, 0.8, 0.7]), iou_threshold=0.5, max_output=3)
+    >>> ops.convert_to_numpy(index).tolist(), ops.convert_to_numpy(kept).tolist()
+    ([0, 2, 0], [True, True, False])
+    """
     if len(boxes.shape) not in (2, 3):
         raise ValueError(f"boxes have shape {tuple(boxes.shape)}, not [N,4] or [B,N,4]")
     same_shape("boxes", boxes.shape, (*boxes.shape[:-1], 4))
@@ -49,9 +55,13 @@ def nms(
 
 
 def class_nms(
-    boxes: Any, scores: Any, iou_threshold: float, score_threshold: float, max_output: int,
+    boxes: Any,
+    scores: Any,
+    iou_threshold: float,
+    score_threshold: float,
+    max_output: int,
     per_class_pool: int | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """A detector's last step: greedy NMS in every class on its own, then the best of all classes of an image.
 
     boxes [B,N,C,4], one for each class, or [B,N,1,4], shared by all; scores [B,N,C], foreground classes alone; of any

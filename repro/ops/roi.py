@@ -40,7 +40,13 @@ def roi_max_pool(features: Any, rois: Any, size: tuple[int, int] = (7, 7), spati
     four entries of a table of running maxima, 23 times a map of 38 x 63 cells. Uncompiled, temporaries take up to ten
     times the output.
 
-    Raises ValueError for shapes and sizes that do not fit."""
+    Raises ValueError for shapes and sizes that do not fit.
+
+    >>> features = ops.reshape(ops.arange(16, dtype="float32"), (1, 4, 4, 1))
+    >>> pooled = roi_max_pool(features, ops.convert_to_tensor([[[0.0, 0.0, 4.0, 4.0]]]), (2, 2), spatial_scale=1.0)
+    >>> ops.convert_to_numpy(pooled).ravel().tolist()
+    [5.0, 7.0, 13.0, 15.0]
+    """
     _check(features, rois, size, spatial_scale)
     height, width, channels = features.shape[1:]
     rois = ops.stop_gradient(ops.cast(rois, "float32"))
@@ -60,9 +66,13 @@ def roi_max_pool(features: Any, rois: Any, size: tuple[int, int] = (7, 7), spati
 
 
 def roi_align(
-    features: Any, rois: Any, size: tuple[int, int], spatial_scale: float, sampling_ratio: int = 2,
+    features: Any,
+    rois: Any,
+    size: tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int = 2,
     aligned: bool = True,
-) -> Any:  # fmt: skip
+) -> Any:
     """Averages of features [B,H,W,C] over an h x w grid of bins in each RoI, without quantisation; [B,R,h,w,C] of
     the features' dtype, computed in float32.
 

@@ -54,7 +54,7 @@ def region_proposals(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What an RPN predicts at every anchor, the best first: boxes [N,4] and distinct scores [N], which follow the
     overlap with an object."""
-    grid = tuple(-(-side // STRIDE) for side in image)
+    grid = -(-image[0] // STRIDE), -(-image[1] // STRIDE)
     boxes, overlap, _ = predicted(grid_anchors(base_anchors(), grid, STRIDE), objects, image, rng)
     scores = _sigmoid(8 * (overlap - 0.5) + rng.normal(0, 1, len(overlap))).astype("float32")
     order = np.unique(-scores, return_index=True)[1]  # of equal ones one: who of them goes first is anyone's choice
@@ -86,9 +86,7 @@ def detector_outputs(
     return np.stack([boxes for boxes, _, _ in each], axis=1), class_scores(*each[0][1:], classes, 5, rng)
 
 
-def yolo_outputs(
-    cells: int, classes: int, objects: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def yolo_outputs(cells: int, classes: int, objects: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Boxes [N,1,4] and scores [N,C] of YOLO v2's five anchors in every cell: objectness times class."""
     half = np.array(YOLO_ANCHORS) * YOLO_STRIDE / 2
     anchors = grid_anchors(np.hstack([-half, half]) + YOLO_STRIDE / 2, (cells, cells), YOLO_STRIDE)
@@ -206,10 +204,8 @@ def keras_cv_classes(
         raise ImportError("there is no such layer for another backend than TensorFlow")
     if boxes.shape[1] != 1:
         raise ImportError("takes boxes that all classes share, not boxes of each class")
-    options = dict(
-        iou_threshold=iou_threshold, confidence_threshold=score_threshold, max_detections=max_output,
-        max_detections_per_class=len(scores),
-    )  # fmt: skip
+    options = {"iou_threshold": iou_threshold, "confidence_threshold": score_threshold}
+    options |= {"max_detections": max_output, "max_detections_per_class": len(scores)}
     return _keras_cv("MultiClassNonMaxSuppression", options, boxes[:, 0], scores)
 
 

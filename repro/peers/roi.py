@@ -43,9 +43,12 @@ def with_gradient(pooling: Pooling) -> Callable[[Any, Any, Any], tuple[Any, Any]
 
 
 def built(
-    pooling: Pooling, features: np.ndarray, rois: np.ndarray, upstream: np.ndarray | None,
+    pooling: Pooling,
+    features: np.ndarray,
+    rois: np.ndarray,
+    upstream: np.ndarray | None,
     program: Callable[[Callable[..., Any]], Callable[..., Any]] = compiled,
-) -> Built:  # fmt: skip
+) -> Built:
     """What a peer returns, of a pooling of tensors that `program` compiles."""
     arrays = [backend.to_device(array) for array in (features, rois, upstream) if array is not None]
     step = program(pooling if upstream is None else with_gradient(pooling))
@@ -98,16 +101,25 @@ def _hats(start: Any, end: Any, bins: int, cells: int, scale: float) -> Any:
     return ops.mean(ops.reshape(ops.relu(1 - distance), (-1, bins, 2, cells)), axis=2)
 
 
-def _second(function: Callable[..., Any], features: np.ndarray, rois: np.ndarray, size: tuple[int, int],
-            spatial_scale: float, upstream: np.ndarray | None = None) -> Built:  # fmt: skip
+def _second(
+    function: Callable[..., Any],
+    features: np.ndarray,
+    rois: np.ndarray,
+    size: tuple[int, int],
+    spatial_scale: float,
+    upstream: np.ndarray | None = None,
+) -> Built:
     pooling = functools.partial(function, size=size, spatial_scale=spatial_scale)
     return built(pooling, features, rois, upstream)
 
 
 def crop_and_resize(
-    features: np.ndarray, rois: np.ndarray, size: tuple[int, int], spatial_scale: float,
+    features: np.ndarray,
+    rois: np.ndarray,
+    size: tuple[int, int],
+    spatial_scale: float,
     upstream: np.ndarray | None = None,
-) -> Built:  # fmt: skip
+) -> Built:
     """`tf.image.crop_and_resize` to twice the size and 2 x 2 max pooling, as TensorFlow's early detectors do it.
 
     Another operation than RoI pooling: one bilinear sample at four points of a bin, not the maximum of its cells.
@@ -124,18 +136,24 @@ def crop_and_resize(
     return built(pooling, features, rois, upstream, tf.function)
 
 
-def _torchvision(operation: str, features: np.ndarray, rois: np.ndarray, size: tuple[int, int], spatial_scale: float,
-                 upstream: np.ndarray | None = None) -> Built:  # fmt: skip
+def _torchvision(
+    operation: str,
+    features: np.ndarray,
+    rois: np.ndarray,
+    size: tuple[int, int],
+    spatial_scale: float,
+    upstream: np.ndarray | None = None,
+) -> Built:
     """torchvision.ops, on the accelerator where torch has one; not compiled, as users run it."""
     import torch
     from torchvision import ops as vision
 
     maps = torch_tensor(features.transpose(0, 3, 1, 2)).requires_grad_(upstream is not None)
     inclusive = [0, 0, 1, 1] if operation == "pool" else [0, 0, 0, 0]  # what its corners are less than ours
-    boxes = [torch_tensor(rois[0] - np.float32(inclusive))]
-    options = {} if operation == "pool" else {"sampling_ratio": 2, "aligned": True}
-    pooling = functools.partial(getattr(vision, f"roi_{operation}"), boxes=boxes, output_size=size,
-                                spatial_scale=spatial_scale, **options)  # fmt: skip
+    boxes = [torch_tensor(rois[0] - np.array(inclusive, np.float32))]
+    options = {"boxes": boxes, "output_size": size, "spatial_scale": spatial_scale}
+    options |= {} if operation == "pool" else {"sampling_ratio": 2, "aligned": True}
+    pooling = functools.partial(getattr(vision, f"roi_{operation}"), **options)
     gradient = None if upstream is None else torch_tensor(upstream[0].transpose(0, 3, 1, 2))
 
     def step() -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ Work is saved every 64 images, so that an interrupted run goes on where it was; 
 computes those alone. Files are read without pickle and checked against the data set they are asked for.
 """
 
+import functools
 import os
 import time
 from collections import deque
@@ -51,10 +52,18 @@ class Proposals:
 
 
 def proposals_of(
-    dataset: Any, split: str, mode: str = "fast", max_boxes: int = 2000, limit: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None, *, seed: int = 0, width: int | None = 500,
-    min_side: int = 20, workers: int | None = None,
-) -> Proposals:  # fmt: skip
+    dataset: Any,
+    split: str,
+    mode: str = "fast",
+    max_boxes: int = 2000,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    seed: int = 0,
+    width: int | None = 500,
+    min_side: int = 20,
+    workers: int | None = None,
+) -> Proposals:
     """Selective search's proposals of a split, or of its first `limit` images, from the cache where they are there.
 
     mode, max_boxes, seed, width and min_side as of `selective_search`. `workers` processes (one for each core when
@@ -81,9 +90,16 @@ def proposals_of(
 
 
 def _complete(
-    path: Path, header: dict, images: list[Found], dataset: Any, split: str, search: dict[str, Any], count: int,
-    workers: int, progress: Callable[[int, int], None],
-) -> list[Found]:  # fmt: skip
+    path: Path,
+    header: dict,
+    images: list[Found],
+    dataset: Any,
+    split: str,
+    search: dict[str, Any],
+    count: int,
+    workers: int,
+    progress: Callable[[int, int], None],
+) -> list[Found]:
     """`images` with what follows them up to `count`, from interrupted work or computed; written to `path`."""
     shards = []
     while len(images) < count and (shard := _shard(path, len(images))).exists():
@@ -113,7 +129,7 @@ def _search(dataset: Any, split: str, indices: range, search: dict[str, Any], wo
     if workers <= 1:
         for index in indices:
             image = dataset.sample(split, index).image
-            yield _result(lambda image=image: _timed(image, search), dataset, split, index)
+            yield _result(functools.partial(_timed, image, search), dataset, split, index)
         return
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _one_thread)
     try:

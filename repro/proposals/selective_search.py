@@ -62,9 +62,14 @@ class Regions:
 
 
 def selective_search(
-    image: np.ndarray, mode: str = "fast", max_boxes: int = 2000, seed: int = 0, *, width: int | None = 500,
+    image: np.ndarray,
+    mode: str = "fast",
+    max_boxes: int = 2000,
+    seed: int = 0,
+    *,
+    width: int | None = 500,
     min_side: int = 20,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Proposals of an RGB image uint8 [H,W,3]: float32 [N,4], N <= max_boxes, half-open boxes in its pixels.
 
     Best first: ordered by position in the hierarchy, the whole image being 1, times a random number (Sec 3.3), of which

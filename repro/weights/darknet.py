@@ -47,12 +47,15 @@ class Part:
 
     @property
     def size(self) -> int:
+        """How many numbers there are."""
         return math.prod(self.shape)
 
     def decode(self, numbers: np.ndarray) -> np.ndarray:
+        """The variable's value of the numbers float32 [size] of a file."""
         return numbers.reshape(self.shape).transpose(self.axes).reshape(self.variable.shape)
 
     def encode(self) -> np.ndarray:
+        """The numbers float32 [size] that a file has for the variable's value, little-endian."""
         values = np.asarray(keras.ops.convert_to_numpy(self.variable), "<f4")
         return values.reshape([self.shape[axis] for axis in self.axes]).transpose(np.argsort(self.axes)).ravel()
 
@@ -66,6 +69,7 @@ class Layer:
 
     @property
     def size(self) -> int:
+        """How many numbers its parts have together."""
         return sum(part.size for part in self.parts)
 
 
@@ -100,7 +104,8 @@ def _convolution(layer: Any, norm: Any) -> tuple[Part, ...]:
 
 def _connected(layer: Any, flatten: Any, transposed: bool) -> tuple[Part, ...]:
     inputs, outputs = layer.kernel.shape
-    source, axes = (inputs,), (0,)
+    source: tuple[int, ...] = (inputs,)
+    axes: tuple[int, ...] = (0,)
     if flatten is not None and layer.input is flatten.output:
         height, width, channels = flatten.input.shape[1:]
         source, axes = (channels, height, width), (1, 2, 0)
@@ -155,7 +160,7 @@ def _read(path: Path) -> tuple[np.ndarray, int, bool]:
 
 def _ends_elsewhere(
     path: Path, found: str, network: keras.Model, layers: list[Layer], count: int, ends: list[int]
-) -> ReproError:  # fmt: skip
+) -> ReproError:
     if count == len(layers):
         takes = f"all {count} layers of {network.name} take {ends[-1]:,}"
     elif count:
@@ -194,9 +199,13 @@ Section = tuple[str, tuple[tuple[str, Any], ...]]
 
 
 def write_cfg(
-    path: str | os.PathLike, rows: Iterable[darknet.Row], input_size: tuple[int, int], channels: int = 3,
-    width: float = 1.0, answers: bool = True,
-) -> None:  # fmt: skip
+    path: str | os.PathLike,
+    rows: Iterable[darknet.Row],
+    input_size: tuple[int, int],
+    channels: int = 3,
+    width: float = 1.0,
+    answers: bool = True,
+) -> None:
     """Write the .cfg of a network from its rows. `input_size` is (height, width), `width` as it was built with.
 
     A network without `Answer` rows is a classifier and ends in a softmax. `answers=False` leaves all of these out, for
@@ -236,16 +245,14 @@ def _text(value: Any) -> str:
 def _section(row: darknet.Row, width: float, back: Callable[[str], int]) -> Section:
     """Kind and settings of a row's section. `back`: where a label is, seen from here."""
 
-    def scaled(filters: int) -> int:
-        return filters if row.fixed else channels_at(filters, width)
+    def scaled(filters: int, fixed: bool) -> int:
+        return filters if fixed else channels_at(filters, width)
 
     match row:
         case darknet.Conv():
-            settings = (
-                ("filters", scaled(row.filters)), ("size", row.size), ("stride", row.stride), ("pad", 1),
-                ("activation", row.activation),
-            )  # fmt: skip
-            return "convolutional", ((("batch_normalize", 1),) if row.norm else ()) + settings
+            norm = (("batch_normalize", 1),) if row.norm else ()
+            sizes = (("filters", scaled(row.filters, row.fixed)), ("size", row.size), ("stride", row.stride))
+            return "convolutional", (*norm, *sizes, ("pad", 1), ("activation", row.activation))
         case darknet.MaxPool():
             return "maxpool", (("size", row.size), ("stride", row.stride))
         case darknet.AveragePool():
@@ -259,7 +266,7 @@ def _section(row: darknet.Row, width: float, back: Callable[[str], int]) -> Sect
         case darknet.Upsample():
             return "upsample", (("stride", row.stride),)
         case darknet.Connected():
-            return "connected", (("output", scaled(row.units)), ("activation", row.activation))
+            return "connected", (("output", scaled(row.units, row.fixed)), ("activation", row.activation))
         case darknet.Dropout():
             return "dropout", (("probability", 0.5),)
         case darknet.Answer():

@@ -22,7 +22,8 @@ OPTIONS = {"image_size": 64, "max_objects": 2, "min_scale": 0.4, "max_scale": 0.
            "test_size": 5}  # fmt: skip
 DATA = Data(name="shapes", options=OPTIONS)
 SMALLER = Data(name="shapes", options=OPTIONS | {"image_size": 32, "min_scale": 0.6, "max_scale": 0.9})
-RECIPE = {"recipe": "suite", "epochs": 1, "batch_size": 4, "optimizer": "adamw", "learning_rate": 1e-3}
+RECIPE = {"recipe": "suite", "epochs": 1, "batch_size": 4, "optimizer": "adamw", "learning_rate": 1e-3,
+          "compile": "graph"}  # fmt: skip
 UNET = Network(name="unet", width=1 / 32, depth=0.5, input_size=(32, 32), options={"padding": "same"})
 MASKS = Network(
     name="mask_rcnn_fpn", width=1 / 16, depth=0.1, input_size=(64, 64),

@@ -39,7 +39,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     kind = Train(
         network=NETWORK, data=Data(name="shapes", options=SHAPES), recipe="suite", epochs=2, batch_size=4, val_every=2,
-        optimizer="adamw", learning_rate=1e-3, augment={"flip": True},
+        optimizer="adamw", learning_rate=1e-3, augment={"flip": True}, compile="graph",
         task=Instance(decoding={"score_threshold": 1e-4}),
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
