@@ -8,7 +8,7 @@ from tests.parity.networks import CASES, MODES, NETWORK_MODES, OPS, STEP_CASES
 TOLERANCE = 1e-4
 REFERENCE = ("tensorflow", "eager")
 COMPARISONS = [
-    (case, name, mode)
+    pytest.param(case, name, mode, marks=() if case in OPS else pytest.mark.slow, id=f"{case}-{name}-{mode}")
     for cases, modes_of in ((OPS, MODES), ((*CASES, *(f"{case}-step" for case in STEP_CASES)), NETWORK_MODES))
     for case in cases
     for name, modes in modes_of.items()
@@ -17,7 +17,7 @@ COMPARISONS = [
 ]
 
 
-@pytest.mark.parametrize(("case", "name", "mode"), COMPARISONS, ids=["-".join(row) for row in COMPARISONS])
+@pytest.mark.parametrize(("case", "name", "mode"), COMPARISONS)
 def test_agrees_with_tensorflow_eager(computed, case, name, mode):
     found = quantities(computed(name, f"networks/{case}"), f"{mode}/")
     expected = quantities(computed(REFERENCE[0], f"networks/{case}"), f"{REFERENCE[1]}/")

@@ -67,6 +67,7 @@ def _weights(results: Path) -> dict:
     return {path.parents[1].name: load_arrays(path)[0] for path in paths}
 
 
+@pytest.mark.slow
 def test_killed_at_several_points_it_ends_with_the_same_numbers(undisturbed, tmp_path):
     results = tmp_path / "killed" / "results"
     chance = random.Random(0)
@@ -101,6 +102,7 @@ def test_a_finished_suite_is_not_run_again(undisturbed):
     assert {result.run_id: result.started for result in read_results(undisturbed)} == before
 
 
+@pytest.mark.slow
 def test_lost_weights_are_trained_again_for_the_run_that_needs_them(undisturbed):
     """FCN-16s must be redone and starts from FCN-32s, whose result is there but whose weights are gone."""
     child = next(result for result in read_results(undisturbed) if result.experiment == "small-fcn16s")

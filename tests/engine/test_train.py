@@ -114,6 +114,7 @@ def phases_kept(folder):
     return sorted(path.name.split(".")[-3] for path in folder.rglob("*.checkpoint.safetensors"))
 
 
+@pytest.mark.slow
 def test_alternating_training_goes_on_in_the_phase_where_it_was_killed(tmp_path, monkeypatch):
     """Two epochs of two steps a phase; the third phase's second epoch is begun and not ended."""
     monkeypatch.setenv("REPRO_CHECKPOINT_SECONDS", "0")

@@ -255,6 +255,7 @@ LOOSE = 1e-3
 FLIPPED = 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tensorflow", "jax"])
 @pytest.mark.parametrize("case", OPTIONS)
 def test_compiled_answers_agree_with_tensorflow_eager(computed, case, name):
@@ -267,6 +268,7 @@ def test_compiled_answers_agree_with_tensorflow_eager(computed, case, name):
         assert error < (TOLERANCE if key.startswith("rpn_") else LOOSE), f"{key} differs by {error:.2g} of its largest"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", OPTIONS)
 def test_compiled_steps_agree_on_both_backends(computed, case):
     expected, found = (quantities(computed(name, f"mask_rcnn/{case}-step"), "xla/") for name in ("tensorflow", "jax"))

@@ -224,6 +224,7 @@ def test_the_weights_file_gives_the_scores(small):
     assert found["detections"] > 0
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_numbers(small, monkeypatch):
     """Three steps an epoch; the fifth is the last that was begun."""
     monkeypatch.setenv("REPRO_CHECKPOINT_SECONDS", "0")

@@ -128,6 +128,7 @@ def test_every_step_has_the_size_that_was_drawn(compiled, seed):
         assert nearest[drawn[step]] < 1e-3 < nearest[other]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_numbers(compiled, monkeypatch):
     """Two steps an epoch; the fifth step is the last that was begun, and the size changes afterwards."""
     monkeypatch.setenv("REPRO_CHECKPOINT_SECONDS", "0")
