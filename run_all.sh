@@ -52,8 +52,7 @@ if [[ "${1:-}" == test ]]; then
         *) extras=dev,$current ;;
     esac
     install "${REPRO_EXTRAS:-$extras}"
-    # two processes, each with a file at a time; a later -n overrides: `./run_all.sh test -n 0 tests/test_cli.py`
-    exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+    exec .venv/bin/python -m pytest "$@"
 fi
 
 if [[ -n "${REPRO_EXTRAS:-}" ]]; then

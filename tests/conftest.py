@@ -65,21 +65,25 @@ def _memory():
     gc.collect()
 
 
-@pytest.fixture(scope="session")
+# modules of cases that build whole networks: in processes of their own, whose memory ends with them
+NETWORKS = ("networks", "mask_rcnn")
+
+
+@pytest.fixture(scope="module")
 def computed(tmp_path_factory):
-    """Gives what a backend computes of a module of cases (`parity.worker.compute`), here or in the process of the
-    other one: call it with the backend's name, the cases' and what they take."""
+    """Gives what a backend computes of a module of cases (`parity.worker.compute`), here or in a process of its own,
+    one for a whole file of tests: call it with the backend's name, the cases' and what they take."""
     folder, here = tmp_path_factory.mktemp("backends"), {}
-    workers = {name: Worker(name, folder) for name in backend.installed() if name != backend.name()}
+    workers = {name: Worker(name, folder) for name in backend.installed()}
 
     def find(name, group, arrays=None):
-        if name == backend.name():
-            if group not in here:
-                here[group] = compute(group, arrays or {})
-            return here[group]
         if name not in workers:
             pytest.skip(f"{name} is not installed")
-        return workers[name].compute(group, arrays)
+        if name != backend.name() or group.startswith(NETWORKS):
+            return workers[name].compute(group, arrays)
+        if group not in here:
+            here[group] = compute(group, arrays or {})
+        return here[group]
 
     yield find
     for worker in workers.values():

@@ -36,11 +36,10 @@ class Sample:
     crowd: np.ndarray | None = None
     pixel_weight: np.ndarray | None = None
 
-    def truth(self) -> dict[str, np.ndarray]:
+    def truth(self) -> dict[str, Any]:
         """Boxes, classes, and the flags difficult and crowd, bool [M] where the data set says nothing too, as
         `repro.metrics.detection` takes them."""
-        assert self.boxes is not None  # a data set of objects has both
-        assert self.classes is not None
+        assert self.boxes is not None  # a data set of objects has them
         flags = {name: getattr(self, name) for name in ("difficult", "crowd")}
         none = np.zeros(len(self.boxes), np.bool_)
         known = {name: none if values is None else values for name, values in flags.items()}

@@ -5,6 +5,7 @@ cases (or MODULE/CASE, for one of them) computes of some arrays; each is answere
 traceback among the errors.
 """
 
+import gc
 import importlib
 import os
 import subprocess
@@ -87,6 +88,9 @@ def main() -> None:
         except Exception:
             traceback.print_exc()
             print("failed", file=answers, flush=True)
+        if "jax" in sys.modules:
+            sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 if __name__ == "__main__":
