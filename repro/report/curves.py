@@ -60,7 +60,7 @@ def _series(history: dict[str, list[float]], name: str, scale: float) -> dict[fl
     """The values of a quantity by epoch."""
     values = [scale * value for value in history.get(name, [])]
     keys = ("val_epoch", "epoch") if name.startswith("val_") else ("epoch",)
-    epochs = next((history[key] for key in keys if len(history.get(key, ())) == len(values)), None)
+    epochs = next((history[key] for key in keys if key in history and len(history[key]) == len(values)), None)
     return dict(zip(epochs or map(float, range(1, len(values) + 1)), values, strict=True))
 
 
